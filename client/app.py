@@ -1,0 +1,106 @@
+"""Flower's ClientApp: three messages, and nothing leaves but what is named here.
+
+=========  =========================================================================================================
+query      the site's pseudonym
+train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior); the number of training records
+evaluate   the number of records; the scores themselves stay on site
+=========  =========================================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.evaluation import evaluate_round, write_gallery, write_predictions
+from client.site import Site, open_site
+from lavq_core.models.codebook import STATISTICS
+from lavq_core.runs.events import EventLog
+from lavq_core.training.site_round import shared_detector, train_round
+
+app = ClientApp()
+_FAILED = 2  # Flower's code for an exception inside a ClientApp
+_log = logging.getLogger("lavq.client")
+
+Handler = Callable[[Message, Context, Site], RecordDict]
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Say the site's pseudonym."""
+    return _answer(message, context, lambda _m, _c, site: RecordDict({"site": ConfigRecord({"name": site.name})}))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round."""
+    return _answer(message, context, _train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the shared model on the site's own folds."""
+    return _answer(message, context, _evaluate)
+
+
+def _train(message: Message, context: Context, site: Site) -> RecordDict:
+    began = time.monotonic()
+    number, rounds = _round(message)
+    update = train_round(
+        site.data, site.folder.private_model, _state(message, "detector"), _state(message, "codebook"), number, rounds
+    )
+    if not site.folder.data_report.exists():
+        site.data.database.write_data_report(site.folder.data_report, site.data.positions)
+    EventLog(site.folder.events).write(
+        "round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured
+    )
+    return RecordDict(
+        {
+            "detector": ArrayRecord(update.detector),
+            "codebook": ArrayRecord({name: update.statistics[name] for name in STATISTICS}),
+            "metrics": MetricRecord({"num-examples": update.examples}),
+        }
+    )
+
+
+def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
+    number, rounds = _round(message)
+    detector = shared_detector(site.data.config, _state(message, "detector"))
+    examples = evaluate_round(site, detector, number)
+    if number == rounds:
+        write_predictions(site, detector)
+        write_gallery(site, detector, _state(message, "codebook"), number)
+    return RecordDict({"metrics": MetricRecord({"num-examples": examples})})
+
+
+def _answer(message: Message, context: Context, handler: Handler) -> Message:
+    """Reply with the handler's records, or with the class of what went wrong and nothing else.
+
+    Flower would send the text of an exception to the server, and a text can name a patient: it is kept in the site's own
+    folder instead.
+    """
+    try:
+        site = open_site(context)
+    except Exception as error:
+        _log.exception("this site could not be opened")
+        return Message(Error(_FAILED, type(error).__name__), reply_to=message)
+    try:
+        return Message(handler(message, context, site), reply_to=message)
+    except Exception as error:
+        EventLog(site.folder.events).write("failed", error=type(error).__name__, traceback=traceback.format_exc())
+        return Message(Error(_FAILED, type(error).__name__), reply_to=message)
+
+
+def _state(message: Message, name: str) -> dict[str, torch.Tensor]:
+    return dict(message.content.array_records[name].to_torch_state_dict())
+
+
+def _round(message: Message) -> tuple[int, int]:
+    record = message.content.config_records["round"]
+    return int(str(record["number"])), int(str(record["rounds"]))

@@ -1,0 +1,94 @@
+"""What a site measures on its own folds. Scores, predictions and twins are written to its disk and stay there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+
+from client.site import Site
+from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.metrics.auc import macro_auc
+from lavq_core.models.codebook import CodebookState
+from lavq_core.models.detector import Detector
+from lavq_core.models.twins import available_diseases, make_twins
+from lavq_core.runs.artefact import save_artefact
+from lavq_core.runs.events import EventLog
+from lavq_core.runs.layout import write_atomic
+from lavq_core.training.detector_training import predict
+from lavq_core.training.site_round import load_private
+
+
+def evaluate_round(site: Site, detector: Detector, number: int) -> int:
+    """Score the shared detector on the site's validation fold; returns the number of records."""
+    fold = site.data.config.data.validation_fold
+    positions = site.data.fold_positions(fold)
+    if len(positions) == 0:
+        return 0
+    probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+    score = macro_auc(site.data.database.labels[positions], probabilities)
+    EventLog(site.folder.events).write(
+        "round-evaluated",
+        round=number,
+        fold=fold,
+        macro_auc=None if math.isnan(score) else score,
+        records=len(positions),
+    )
+    return len(positions)
+
+
+def write_predictions(site: Site, detector: Detector) -> int:
+    """Write the final detector's probabilities on the validation and test folds; returns the number of test records."""
+    settings, parts = site.data.config.data, []
+    for fold in (settings.validation_fold, settings.test_fold):
+        positions = site.data.fold_positions(fold)
+        probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+        table = site.data.rows(positions)
+        frame = pd.DataFrame({"ecg_id": table.index, "patient_id": table["patient_id"].to_numpy()})
+        frame["site"], frame["fold"] = site.name, fold
+        for column, name in enumerate(SUPERCLASSES):
+            frame[name] = probabilities[:, column]
+        for column, name in enumerate(SUPERCLASSES):
+            frame[f"true_{name}"] = site.data.database.labels[positions][:, column].astype(int)
+        parts.append(frame)
+    write_atomic(site.folder.predictions, pd.concat(parts).to_csv(index=False, float_format="%.6f"))
+    return len(parts[-1])
+
+
+def write_gallery(site: Site, detector: Detector, codebook: CodebookState, number: int) -> int:
+    """Make twins of healthy patients whom nothing was trained on, for the report; returns how many.
+
+    Patients are taken from the test and validation folds in order, diseases in turn.
+    """
+    config, data = site.data.config, site.data
+    held_out = [data.fold_positions(config.data.test_fold), data.fold_positions(config.data.validation_fold)]
+    chosen = data.healthy_positions(np.concatenate(held_out))[: config.twins.gallery]
+    diseases = available_diseases(codebook["prior"])
+    if len(chosen) == 0 or len(diseases) == 0 or not (site.folder.private_model / "manifest.json").is_file():
+        return 0
+    _, editor = load_private(config, site.folder.private_model)
+    classes = diseases[torch.arange(len(chosen)) % len(diseases)]
+    references, phases = data.database.signals(chosen), data.phases(chosen)
+    generator = torch.Generator().manual_seed(config.run.seed)
+    twins = make_twins(editor, codebook, references, phases, classes, config.twins.strength, generator)
+    rows = data.rows(chosen)
+    before, after = predict(detector, references), predict(detector, twins.signal)
+    which = torch.arange(len(chosen))
+    save_artefact(
+        site.folder.twins,
+        {"twins": {"twin": twins.signal, "reference": references, "gate": twins.gate, "envelope": twins.envelope}},
+        {
+            "site": site.name,
+            "round": number,
+            "sampling_rate": config.data.sampling_rate,
+            "disease": [SUPERCLASSES[int(c)] for c in classes],
+            "record": [str(i) for i in rows.index],
+            "age": [None if math.isnan(age) else age for age in rows["age"].astype(float)],
+            "sex": [int(sex) for sex in rows["sex"]],
+            "before": [round(float(p), 4) for p in before[which, classes]],
+            "after": [round(float(p), 4) for p in after[which, classes]],
+        },
+    )
+    return len(chosen)

@@ -1,0 +1,296 @@
+"""Every setting, typed, with a comment each; Hydra composes presets and overrides into one ``Config``.
+
+The presets lie in ``configs/preset``: ``sample`` (minutes on a CPU), ``ptbxl`` (the whole database) and ``paper``
+(GPU size, 500 Hz). An override is written as Hydra writes it: ``federation.rounds=8 preset=ptbxl``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lavq_core.errors import ConfigError, RunError
+
+
+@dataclass
+class RunConfig:
+    """What this run is."""
+
+    dir: str = ""  # run folder, absolute; empty: runs/TIME in the working directory (set by the command)
+    seed: int = 0  # every generator but those of privacy starts from it
+    device: str = "auto"  # auto (a GPU when there is one), cpu or cuda
+
+
+@dataclass
+class DataConfig:
+    """Where the ECGs lie and how they are read."""
+
+    dir: str = ""  # a folder in PTB-XL's layout, absolute; empty: the bundled sample
+    cache_dir: str = ""  # packed signals; empty: the user's cache folder
+    sampling_rate: int = 100  # Hz, 100 or 500
+    minimum_likelihood: float = 0.0  # of a diagnostic statement, in per cent; 0 counts every statement present
+    validation_fold: int = 9  # chooses and calibrates
+    test_fold: int = 10  # scored once, at the end
+
+
+@dataclass
+class PartitionConfig:
+    """How a simulation deals one database out to hospitals (a deployment has real ones)."""
+
+    scheme: str = "site"  # site, dirichlet:ALPHA or iid; always patient-disjoint
+    seed: int = 0  # of dirichlet and iid
+
+
+@dataclass
+class TextConfig:
+    """The report memory that guides the separator."""
+
+    source: str = "statements"  # statements (English descriptions of the SCP codes) or report (free text)
+    encoder: str = "lsa"  # lsa (embedded, offline), or a transformers hub id or local folder
+    width: int = 48  # width of an embedding after reduction
+
+
+@dataclass
+class CodebookConfig:
+    """The shared codebook of disease codes."""
+
+    size: int = 64  # number of codes K
+    dim: int = 32  # width of a code D
+    decay: float = 0.5  # what the running statistics keep per round when the sites' sums are added
+    ema: float = 0.95  # moving average of the codes during a site's local steps
+
+
+@dataclass
+class SeparatorConfig:
+    """Separator and editor."""
+
+    width: int = 48  # channels of a token
+    stride: int = 8  # samples a token
+    blocks: int = 3  # residual blocks behind each stem
+    heads: int = 4  # of the report cross-attention
+    gate_threshold: float = 0.5  # a token is edited when its gate probability exceeds it
+
+
+@dataclass
+class SeparatorLossConfig:
+    """Weights of the separator's and editor's losses (DESIGN section 4; settings of our first prototype)."""
+
+    reconstruction: float = 1.0  # recomposed abnormal ECG against the real one
+    cycle: float = 1.0  # healed twin against the healthy ECG it came from
+    judge_twin: float = 1.0  # frozen detector reads the requested disease in the twin
+    judge_healed: float = 1.0  # frozen detector reads NORM in the healed signal
+    closure: float = 0.5  # the codes alone tell the superclasses
+    usage: float = 0.1  # all codes are used alike
+    commitment: float = 0.25  # latents stay near their codes
+    gate_cycle: float = 0.5  # separating a twin finds the gate it was made with
+    code_cycle: float = 0.25  # ... and the codes
+    sparsity: float = 0.3  # mean gate of abnormal records
+    norm_gate: float = 1.0  # mean gate of NORM records, which should be nothing
+    gate_floor: float = 6.0  # keeps the abnormal gate from dying early
+    gate_floor_level: float = 0.25  # ... below this mean
+    smoothness: float = 0.05  # neighbouring tokens agree
+
+
+@dataclass
+class SeparatorTrainingConfig:
+    """Local training of separator and editor."""
+
+    steps: int = 40  # per round
+    batch: int = 16  # abnormal records and as many NORM ones
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
+
+
+@dataclass
+class DetectorConfig:
+    """1-D ResNet with GroupNorm on the 8 independent leads."""
+
+    width: int = 32  # channels of the first stage; later stages widen by half
+    blocks: int = 4  # residual blocks, each halves time
+    kernel: int = 7  # samples
+    dropout: float = 0.2  # before the head
+
+
+@dataclass
+class DetectorTrainingConfig:
+    """Local training of the detector."""
+
+    epochs: int = 4  # per round, over the site's training records (and its twins)
+    batch: int = 32
+    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    weight_decay: float = 0.02
+    noise: float = 0.03  # mV, white noise added
+    amplitude: float = 0.2  # relative spread of a record's gain
+    shift: float = 0.5  # s, largest circular time shift
+    wander: float = 0.1  # mV, baseline wander added
+    lead_dropout: float = 0.1  # chance that a lead is blanked
+
+
+@dataclass
+class TwinConfig:
+    """Twins of a site's healthy patients that its detector trains on."""
+
+    from_round: int = 3  # the separator needs a few rounds first
+    per_patient: int = 1  # twins a healthy patient and round
+    weight: float = 0.5  # of a twin in the detector's loss, beside a real record's 1
+    strength: float = 1.0  # dose of the disease, 0 to 1
+    gallery: int = 8  # twins a site keeps for the report
+
+
+@dataclass
+class FederationConfig:
+    """The round loop."""
+
+    sites: int = 4  # hospitals expected
+    min_sites: int = 3  # quorum: fewer good replies end the run with an error
+    rounds: int = 8
+    join_timeout: float = 120.0  # s, wait for the expected sites
+    round_timeout: float = 600.0  # s, wait for the replies of one round
+
+
+@dataclass
+class AuditConfig:
+    """Membership inference on the final detector."""
+
+    enabled: bool = True
+    shadows: int = 8  # shadow detectors, each trained on half of the patients
+    epochs: int = 24  # of a shadow
+
+
+@dataclass
+class PrivacyConfig:
+    """Differential privacy per patient."""
+
+    preset: str = "off"
+
+
+@dataclass
+class Config:
+    """The whole configuration of a run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    separator: SeparatorConfig = field(default_factory=SeparatorConfig)
+    separator_training: SeparatorTrainingConfig = field(default_factory=SeparatorTrainingConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    detector_training: DetectorTrainingConfig = field(default_factory=DetectorTrainingConfig)
+    twins: TwinConfig = field(default_factory=TwinConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Compose presets and overrides.
+
+    Args:
+        overrides: Hydra overrides, for example ``["preset=ptbxl", "federation.rounds=8"]``.
+
+    Raises:
+        ConfigError: a key or preset that does not exist, a value of the wrong type or out of range.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(overrides))
+            config = cast(Config, OmegaConf.to_object(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    _check(config)
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the configuration as resolved, as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def load_config(path: Path) -> Config:
+    """Read what ``save_config`` wrote.
+
+    Raises:
+        RunError: the file is not a configuration of this version.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        return cast(Config, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise RunError(f"{path} is not a configuration of this version of lavq: {_first_line(error)}") from error
+
+
+def keys(node: Any = Config, prefix: str = "") -> list[str]:
+    """Return every dotted key of the configuration, in order."""
+    result = []
+    instance = node() if isinstance(node, type) else node
+    for item in fields(instance):
+        value = getattr(instance, item.name)
+        if is_dataclass(value):
+            result += keys(value, f"{prefix}{item.name}.")
+        else:
+            result.append(prefix + item.name)
+    return result
+
+
+def _check(config: Config) -> None:
+    wrong = [
+        (config.data.sampling_rate not in (100, 500), "data.sampling_rate must be 100 or 500"),
+        (config.text.source not in ("statements", "report"), "text.source must be statements or report"),
+        (config.run.device not in ("auto", "cpu", "cuda"), "run.device must be auto, cpu or cuda"),
+        (config.federation.rounds < 1, "federation.rounds must be at least 1"),
+        (config.federation.sites < 1, "federation.sites must be at least 1"),
+        (
+            not 1 <= config.federation.min_sites <= config.federation.sites,
+            "federation.min_sites must lie between 1 and federation.sites",
+        ),
+        (not 0.0 < config.separator.gate_threshold < 1.0, "separator.gate_threshold must lie between 0 and 1"),
+        (not 0.0 <= config.twins.strength <= 1.0, "twins.strength must lie between 0 and 1"),
+        (config.codebook.size < 2, "codebook.size must be at least 2"),
+        (config.data.validation_fold == config.data.test_fold, "data.validation_fold and data.test_fold must differ"),
+        (
+            config.separator.width % config.separator.heads != 0,
+            "separator.width must be a multiple of separator.heads",
+        ),
+        (
+            config.privacy.preset != "off",
+            f"privacy.preset={config.privacy.preset} does not exist: this version trains without differential privacy "
+            "(privacy.preset=off) and claims none",
+        ),
+    ]
+    for bad, message in wrong:
+        if bad:
+            raise ConfigError(message)
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line: the key that does not exist with the nearest one that does, else the composer's first line."""
+    known = keys()
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
+        if key not in known and key not in ("preset",):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`lavq run --help` shows where settings are listed"
+            return f"there is no setting {key!r}: {hint}"
+    return f"the configuration cannot be composed: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Networks and the codebook: separator, codebook, class prior, editor, detector."""

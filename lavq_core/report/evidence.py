@@ -1,0 +1,159 @@
+"""What a run folder holds beside its metrics: events, audit curves, data reports, the shared model."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lavq_core.errors import RunError
+from lavq_core.models.codebook import STATISTICS
+from lavq_core.report.numbers import natural
+from lavq_core.runs.artefact import MANIFEST, load_artefact
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder
+
+_ANSWERS = {"site-replied": "training", "site-evaluated": "evaluation"}  # events of a site's answer
+
+Roc = dict[str, tuple[list[float], list[float]]]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one site received and sent over the whole run, in bytes, and in how many rounds its update was used."""
+
+    site: str
+    down: int
+    up: int
+    good: int
+    asked: int
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A site that was left out of a round, or a run that ended early."""
+
+    time: str
+    round: str
+    site: str
+    status: str
+
+
+@dataclass(frozen=True)
+class SharedTensor:
+    """One tensor of the shared model."""
+
+    part: str
+    name: str
+    shape: str
+    values: int
+    bytes: int
+    leaves: bool  # sent by a site, and not only to it
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """The shared model's tensors and its files' hashes."""
+
+    tensors: tuple[SharedTensor, ...]
+    sha256: Mapping[str, str]
+
+    def sent(self, part: str) -> tuple[int, int, int]:
+        """Return how many tensors, values and bytes of a part a site sends in a round."""
+        leaving = [tensor for tensor in self.tensors if tensor.part == part and tensor.leaves]
+        return len(leaving), sum(tensor.values for tensor in leaving), sum(tensor.bytes for tensor in leaving)
+
+
+def traffic(run: RunFolder) -> list[Traffic]:
+    """Add up each site's bytes in the server's event log, and count the rounds whose update was used."""
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("down", "up", "good", "asked"), 0))
+    for event in read_events(run.events):
+        if event.get("event") in _ANSWERS:
+            site = sums[str(event.get("site"))]
+            site["down"] += int(event.get("bytes_down") or 0)
+            site["up"] += int(event.get("bytes_up") or 0)
+            if event["event"] == "site-replied" and event.get("round"):
+                site["good"] += event.get("status") == "ok"
+                site["asked"] += 1
+    return [Traffic(name, **sums[name]) for name in sorted(sums, key=natural)]
+
+
+def troubles(run: RunFolder) -> list[Trouble]:
+    """List, in order of time, every answer that did not count, sites that never joined, and how the run failed."""
+    found: list[Trouble] = []
+    expected, joined = 0, 0
+    for event in read_events(run.events):
+        kind, time, number = event.get("event"), str(event.get("time", "")), event.get("round") or 0
+        if kind == "run-started":
+            expected = int(event.get("sites") or 0)
+        elif kind == "site-joined":
+            joined += 1
+        elif kind == "round-started" and number == 1 and joined < expected:
+            found.append(Trouble(time, "joining", "", f"{joined} of {expected} expected hospitals joined"))
+        elif kind in _ANSWERS and event.get("status") != "ok":
+            where = str(number) if number else "joining"
+            found.append(Trouble(time, where, str(event.get("site")), _outcome(kind, number, event)))
+        elif kind == "run-failed":
+            found.append(Trouble(time, "", "", f"run failed: {event.get('reason')}"))
+    return found
+
+
+def _outcome(kind: str, number: int, event: Mapping[str, Any]) -> str:
+    return f"{_ANSWERS[kind]} {event.get('status')}" if number else str(event.get("status"))
+
+
+def audit_roc(run: RunFolder) -> Roc:
+    """Read the attacks' ROC curves ``{attack: (false-positive rates, true-positive rates)}``; none without an audit.
+
+    Raises:
+        RunError: the file is there but cannot be read.
+    """
+    curves = _json_object(run, run.audit / "audit.json")
+    return {
+        attack: ([float(x) for x in curve["fpr"]], [float(y) for y in curve["tpr"]])
+        for attack, curve in curves.items()
+        if isinstance(curve, dict) and curve.get("fpr") and curve.get("tpr")
+    }
+
+
+def data_reports(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Read the sites' data reports that lie in this folder, by site."""
+    reports = {site.root.name: _json_object(run, site.data_report) for site in run.sites()}
+    return {name: reports[name] for name in sorted(reports, key=natural) if reports[name]}
+
+
+def shared_model(run: RunFolder) -> SharedModel | None:
+    """Read the names and sizes of what the final shared model holds; None where the run did not get that far.
+
+    Raises:
+        RunError: a file does not have the hash that the manifest gives.
+    """
+    if not (run.model / MANIFEST).is_file():
+        return None
+    parts, _ = load_artefact(run.model)
+    manifest = json.loads((run.model / MANIFEST).read_text(encoding="utf-8"))
+    tensors = tuple(_shared(part, name, tensor) for part, state in parts.items() for name, tensor in state.items())
+    return SharedModel(tensors, manifest["sha256"])
+
+
+def _shared(part: str, name: str, tensor: Tensor) -> SharedTensor:
+    # The codes themselves go to a site and do not come back: the server makes them from the summed statistics.
+    leaves = part != "codebook" or name in STATISTICS
+    shape = " × ".join(str(side) for side in tensor.shape) or "1"
+    return SharedTensor(part, name, shape, tensor.numel(), tensor.numel() * tensor.element_size(), leaves)
+
+
+def _json_object(run: RunFolder, path: Any) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} is not JSON ({error}): restore it or delete it and run `lavq report {run.root}`"
+        ) from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,129 @@
+"""Where everything in a run folder lies.
+
+The server writes what is left of ``sites/``; each hospital writes its own ``sites/NAME``. In a simulation both lie in one
+folder; in a deployment ``sites/NAME`` is the hospital's own disk and never leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavq_core.errors import RunError
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """What one hospital keeps: ``RUN/sites/NAME``."""
+
+    root: Path
+
+    @property
+    def events(self) -> Path:
+        """JSONL, one line an event: the site's losses and scores, which do not cross the wire."""
+        return self.root / "events.jsonl"
+
+    @property
+    def data_report(self) -> Path:
+        """JSON: counts, and every record that was rejected or flagged, by name and reason."""
+        return self.root / "data_report.json"
+
+    @property
+    def private_model(self) -> Path:
+        """Folder of the separator and editor weights, which stay on site."""
+        return self.root / "private_model"
+
+    @property
+    def twins(self) -> Path:
+        """Folder of the digital twins made for the report's gallery."""
+        return self.root / "twins"
+
+    @property
+    def predictions(self) -> Path:
+        """CSV: the final detector's probabilities on the site's own validation and test folds."""
+        return self.root / "predictions.csv"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: ``RUN``."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run.
+
+        Raises:
+            RunError: the folder is missing or holds no ``config.yaml``.
+        """
+        run = cls(Path(path).expanduser().resolve())
+        if not run.root.is_dir():
+            raise RunError(f"no run folder at {run.root}: give the folder that `lavq run` or `make demo` printed")
+        if not run.config.is_file():
+            raise RunError(f"{run.root} is not a run folder (it has no config.yaml): give the folder of a run")
+        return run
+
+    @property
+    def config(self) -> Path:
+        """YAML: the configuration as resolved."""
+        return self.root / "config.yaml"
+
+    @property
+    def events(self) -> Path:
+        """JSONL, one line an event of the server."""
+        return self.root / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """JSON of flat keys: every number that the report shows."""
+        return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained HTML report."""
+        return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.root / "figures"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the membership-inference audit: ``audit.json`` and scores."""
+        return self.root / "audit"
+
+    @property
+    def model(self) -> Path:
+        """Artefact folder of the final shared model."""
+        return self.root / "model"
+
+    def checkpoint(self, round_number: int) -> Path:
+        """Artefact folder of the shared model after a round."""
+        return self.root / "checkpoints" / f"round-{round_number:03d}"
+
+    def site(self, name: str) -> SiteFolder:
+        """The folder of one hospital."""
+        return SiteFolder(self.root / "sites" / name)
+
+    def sites(self) -> list[SiteFolder]:
+        """The hospitals' folders that are here, by name."""
+        return [SiteFolder(path) for path in sorted((self.root / "sites").glob("*")) if path.is_dir()]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

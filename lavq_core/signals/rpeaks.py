@@ -1,0 +1,83 @@
+"""R peaks from all leads at once.
+
+QRS complexes are where the leads change fastest, so the absolute slope summed over leads shows them whatever the axis
+of the heart, and hardly sees baseline wander, P or T (the slope and moving window of Pan & Tompkins, IEEE Trans.
+Biomed. Eng. 1985, on the spatial sum in place of one lead's square: an artefact of one lead then weighs less than a
+beat, which all leads share). The threshold follows each record's own beats. Tuned on PTB-XL's sinus rhythms: of 2,680,
+7 have a gap where a beat was missed and 46 an early beat, some of these true extrasystoles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import find_peaks
+
+from lavq_core.signals.leads import LEADS, to_independent
+
+_SLOPE = 0.02  # s, span of the difference that stands for the slope
+_QRS = 0.10  # s, window that gathers one complex's slopes
+_REFRACTORY = 0.25  # s, two beats are further apart (240 per minute)
+_REFINE = 0.06  # s, either side of the steepest place in which the R peak is sought
+_BASELINE = 0.6  # s, moving average taken for the baseline
+_BLOCK = 1.5  # s, holds at least one beat at 40 per minute
+_SMALLEST = 0.1  # mV, steepness of a typical beat; 0.88 at least in PTB-XL
+_STANDS_OUT = 1.6  # typical beat over median steepness: in PTB-XL at least 1.86, in noise and sines at most 1.46
+_LEVEL = 0.4  # threshold, relative to a typical beat's amplitude
+
+
+def find_r_peaks(signal: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """Find the R peaks of one record.
+
+    Args:
+        signal: (8, T) or (12, T) in mV.
+        sampling_rate: Hz.
+
+    Returns:
+        Sample numbers, ascending, int64 (beats,); empty when nothing stands out.
+    """
+    return find_r_peaks_batch(np.asarray(signal)[None], sampling_rate)[0]
+
+
+def find_r_peaks_batch(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
+    """Find the R peaks of each record of (n, 8, T) or (n, 12, T) in mV; see ``find_r_peaks``."""
+    signals = np.asarray(signals, dtype=np.float32)
+    if signals.shape[1] == len(LEADS):
+        signals = to_independent(signals)
+    envelope = _steepness(signals, sampling_rate)  # (n, T), mV
+    baseline = uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
+    deflection = np.abs(signals - baseline).sum(axis=1)  # (n, T), mV
+    typical = _typical_beat(envelope, sampling_rate)  # (n,), mV
+    rows = zip(envelope, deflection, typical.tolist(), strict=True)
+    return [_peaks(e, d, level, sampling_rate) for e, d, level in rows]
+
+
+def _steepness(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """Mean over a QRS-wide window of the absolute slope, summed over leads: (n, leads, T) -> (n, T), in mV."""
+    span = _samples(_SLOPE, sampling_rate)
+    samples = signals.shape[-1]
+    slope = np.zeros((len(signals), samples), dtype=np.float32)
+    slope[:, span // 2 : span // 2 + samples - span] = np.abs(signals[..., span:] - signals[..., :-span]).sum(axis=1)
+    return uniform_filter1d(slope, _samples(_QRS, sampling_rate), axis=-1, mode="constant")
+
+
+def _typical_beat(envelope: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """Median over blocks of their maxima, which one artefact cannot raise: (n, T) -> (n,)."""
+    window = min(_samples(_BLOCK, sampling_rate), envelope.shape[-1])
+    count = envelope.shape[-1] // window
+    blocks = envelope[:, : count * window].reshape(len(envelope), count, window)
+    return np.median(blocks.max(axis=-1), axis=-1)
+
+
+def _peaks(envelope: np.ndarray, deflection: np.ndarray, typical: float, sampling_rate: float) -> np.ndarray:
+    """Peaks of one record: ``envelope`` and ``deflection`` are (T,)."""
+    if not (typical > _SMALLEST and typical > _STANDS_OUT * np.median(envelope)):  # silence, noise, wander, or NaN
+        return np.empty(0, dtype=np.int64)
+    candidates, _ = find_peaks(envelope, height=_LEVEL * typical, distance=_samples(_REFRACTORY, sampling_rate))
+    reach = _samples(_REFINE, sampling_rate)
+    near = np.clip(candidates[:, None] + np.arange(-reach, reach + 1), 0, len(deflection) - 1)  # (beats, window)
+    return np.unique(near[np.arange(len(near)), deflection[near].argmax(axis=1)])
+
+
+def _samples(seconds: float, sampling_rate: float) -> int:
+    return max(round(seconds * sampling_rate), 1)

@@ -1,0 +1,1 @@
+"""Reports as memory tokens for the separator."""

@@ -1,0 +1,1 @@
+"""Training steps of the detector and of separator and editor, on any device."""

@@ -1,0 +1,39 @@
+"""What an ECG may look like on another day: random changes that keep its diagnosis."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lavq_core.config import DetectorTrainingConfig
+
+
+def augment(x: Tensor, config: DetectorTrainingConfig, sampling_rate: int, generator: torch.Generator) -> Tensor:
+    """Shift, rescale, wander, blur with noise and blank leads, each record on its own.
+
+    Args:
+        x: ``(B, 8, T)`` mV.
+        config: sizes of the changes; 0 switches one off.
+        sampling_rate: Hz.
+        generator: on the device of ``x``.
+
+    Returns:
+        ``(B, 8, T)`` mV, a new tensor.
+    """
+    B, leads, T = x.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=x.device)
+
+    farthest = int(config.shift * sampling_rate)
+    offsets = torch.randint(-farthest, farthest + 1, (B, 1, 1), generator=generator, device=x.device)
+    index = (torch.arange(T, device=x.device) + offsets) % T  # (B, 1, T), circular
+    out = x.gather(2, index.expand(B, leads, T))
+    out = out * (1.0 + config.amplitude * (2.0 * uniform(B, 1, 1) - 1.0))
+    time = torch.arange(T, device=x.device) / sampling_rate  # (T,) s
+    frequency, phase = 0.05 + 0.35 * uniform(B, 1, 1), 2.0 * math.pi * uniform(B, leads, 1)
+    out = out + config.wander * uniform(B, leads, 1) * torch.sin(2.0 * math.pi * frequency * time + phase)
+    out = out + config.noise * uniform(B, 1, 1) * torch.randn(B, leads, T, generator=generator, device=x.device)
+    return out * (uniform(B, leads, 1) >= config.lead_dropout)

@@ -1,0 +1,112 @@
+"""Training and use of the detector."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lavq_core.config import DetectorTrainingConfig
+from lavq_core.training.augmentation import augment
+from lavq_core.training.device import mixed_precision
+
+_WARMUP = 0.1  # share of the whole training over which the learning rate rises
+
+
+@dataclass
+class LabelledEcgs:
+    """ECGs to train on."""
+
+    x: Tensor  # (n, 8, T) mV
+    y: Tensor  # (n, 5) 0 or 1
+    weight: Tensor  # (n,) in the loss; 1 for a real record
+
+    def __add__(self, other: LabelledEcgs) -> LabelledEcgs:
+        """Put two sets together."""
+        pairs = ((self.x, other.x), (self.y, other.y), (self.weight, other.weight))
+        return LabelledEcgs(*(torch.cat(pair) for pair in pairs))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a whole training that one call covers, both in 0..1: round 3 of 8 is ``Stretch(2 / 8, 3 / 8)``."""
+
+    start: float = 0.0
+    end: float = 1.0
+
+
+def learning_rate(peak: float, progress: float) -> float:
+    """Linear warm-up, then a cosine to zero; ``progress`` in 0..1 of the whole training."""
+    if progress < _WARMUP:
+        return peak * (progress + 1e-3) / _WARMUP
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (progress - _WARMUP) / (1.0 - _WARMUP)))
+
+
+def detector_loss(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``."""
+    per_record = F.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(dim=1)  # (B,)
+    return (per_record * weight).sum() / weight.sum()
+
+
+def train_detector(
+    model: nn.Module,
+    data: LabelledEcgs,
+    config: DetectorTrainingConfig,
+    sampling_rate: int,
+    epochs: int,
+    generator: torch.Generator,
+    stretch: Stretch = Stretch(),
+) -> float:
+    """Train in place for some epochs; the mean loss of the last one.
+
+    Args:
+        model: on its device.
+        data: any number of records; the last, smaller batch of an epoch counts too.
+        config: batch, rates and augmentation.
+        sampling_rate: Hz.
+        epochs: passes over ``data``.
+        generator: a CPU generator; the same state gives the same training.
+        stretch: the part of the learning-rate schedule that this call covers.
+    """
+    device = next(model.parameters()).device
+    on_device = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    per_epoch = math.ceil(len(data) / config.batch)
+    step, total, mean_loss = 0, max(1, epochs * per_epoch), math.nan
+    model.train()
+    for _ in range(epochs):
+        losses = []
+        for rows in torch.randperm(len(data), generator=generator).split(config.batch):
+            progress = stretch.start + (stretch.end - stretch.start) * step / total
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(config.lr, progress)
+            x = augment(data.x[rows].to(device), config, sampling_rate, on_device)
+            with mixed_precision(device):
+                logits = model(x)
+            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            losses.append(loss.detach())
+            step += 1
+        mean_loss = float(torch.stack(losses).mean())
+    model.eval()
+    return mean_loss
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, batch: int = 256) -> Tensor:
+    """Score ECGs ``(n, 8, T)``: probabilities ``(n, 5)`` float32 on the CPU."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    parts = [torch.sigmoid(model(rows.to(device)).float()).cpu() for rows in x.split(batch)]
+    model.train(was_training)
+    return torch.cat(parts) if parts else torch.zeros(0, 5)

@@ -1,0 +1,62 @@
+"""Flower's ServerApp: from the run config to the round loop."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from lavq_core.config import Config, compose, save_config
+from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.errors import ConfigError
+from lavq_core.models.codebook import initial_codebook, merge_statistics
+from lavq_core.models.detector import build_detector
+from lavq_core.runs.events import EventLog
+from lavq_core.runs.layout import RunFolder
+from server.aggregation import SharedModel
+from server.checkpoints import Checkpoints
+from server.round_loop import RoundLoop
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federated training; ``context.run_config["overrides"]`` holds shell-quoted Hydra overrides."""
+    serve(grid, compose(shlex.split(str(context.run_config["overrides"]))))
+
+
+def serve(grid: Grid, config: Config) -> None:
+    """Make the first model from the seed, train, and leave a run folder.
+
+    Raises:
+        LavqError: see ``RoundLoop.run``; an empty or relative ``run.dir``.
+    """
+    run = RunFolder(Path(config.run.dir))
+    if not run.root.is_absolute():
+        raise ConfigError("run.dir must be an absolute folder, since server and sites run in other working directories")
+    about = {
+        "seed": config.run.seed,
+        "classes": list(SUPERCLASSES),
+        "sampling_rate": config.data.sampling_rate,
+    }
+    checkpoints = Checkpoints(run, config.federation.rounds, about)
+    checkpoints.refuse_used_folder()
+    save_config(config, run.config)
+    loop = RoundLoop(
+        grid=grid,
+        settings=config.federation,
+        merge=partial(merge_statistics, decay=config.codebook.decay),
+        checkpoints=checkpoints,
+        events=EventLog(run.events),
+    )
+    loop.run(initial_model(config))
+
+
+def initial_model(config: Config) -> SharedModel:
+    """Make the detector and the codebook that every site starts from; they depend on ``run.seed`` alone."""
+    detector = build_detector(config.detector, config.data.sampling_rate, config.run.seed)
+    return SharedModel(detector.state_dict(), initial_codebook(config.codebook, config.run.seed))

@@ -1,0 +1,1 @@
+"""Simulated federations: patient-disjoint partitions, in-process and ``flwr run`` runtimes, the bundled sample."""

@@ -1,0 +1,139 @@
+"""Toy sites and a model of a few numbers: whole federations run in milliseconds."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from lavq_core.config import FederationConfig
+from lavq_core.models.codebook import merge_statistics
+from lavq_core.runs.events import EventLog, read_events
+from lavq_core.runs.layout import RunFolder
+from server.aggregation import SharedModel
+from server.checkpoints import Checkpoints
+from server.flower_adapter import acting_as_server
+from server.round_loop import RoundLoop
+from simulations.inprocess import RUN_ID, InProcessGrid
+
+Site = Callable[[Message, Context], RecordDict]
+K, D, C, P = 3, 2, 5, 4  # codes, their width, classes, phases
+
+
+@pytest.fixture
+def model() -> SharedModel:
+    generator = torch.Generator().manual_seed(7)
+    return SharedModel(
+        {"stem.weight": torch.randn(4, 3, generator=generator), "head.bias": torch.randn(2, generator=generator)},
+        {
+            "codes": torch.nn.functional.normalize(torch.randn(K, D, generator=generator), dim=-1),
+            "counts": torch.zeros(K),
+            "sums": torch.zeros(K, D),
+            "prior": torch.zeros(C, P, K + 1),
+        },
+    )
+
+
+def update(detector: Mapping[str, torch.Tensor], value: float, examples: int) -> RecordDict:
+    """A site's reply: the detector with ``value`` added, ``value`` in every statistic."""
+    return RecordDict(
+        {
+            "detector": ArrayRecord({name: weights + value for name, weights in detector.items()}),
+            "codebook": ArrayRecord(
+                {
+                    "counts": torch.full((K,), value),
+                    "sums": torch.full((K, D), value),
+                    "prior": torch.full((C, P, K + 1), value),
+                }
+            ),
+            "metrics": MetricRecord({"num-examples": examples}),
+        }
+    )
+
+
+@pytest.fixture
+def good_update(model: SharedModel) -> Callable[..., RecordDict]:
+    """Make a reply that the server accepts."""
+
+    def make(value: float = 1.0, examples: int = 10) -> RecordDict:
+        return update(model.detector, value, examples)
+
+    return make
+
+
+def good_site(message: Message, context: Context) -> RecordDict:
+    """Site i adds i + 1 to every weight and has 10 (i + 1) examples."""
+    number = int(context.node_config["partition-id"]) + 1
+    detector = message.content.array_records["detector"].to_torch_state_dict()
+    return update(detector, float(number), 10 * number)
+
+
+@pytest.fixture
+def client_app() -> Callable[..., ClientApp]:
+    """Make a ClientApp out of one training function per site, and optionally other names."""
+
+    def make(trainers: Mapping[int, Site] | None = None, names: Mapping[int, str] | None = None) -> ClientApp:
+        app = ClientApp()
+
+        @app.query("hello")
+        def hello(message: Message, context: Context) -> Message:
+            partition = int(context.node_config["partition-id"])
+            name = (names or {}).get(partition, f"site-{partition}")
+            return Message(RecordDict({"site": ConfigRecord({"name": name})}), reply_to=message)
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            site = (trainers or {}).get(int(context.node_config["partition-id"]), good_site)
+            return Message(site(message, context), reply_to=message)
+
+        @app.evaluate()
+        def evaluate(message: Message, context: Context) -> Message:
+            return Message(RecordDict({"metrics": MetricRecord({"num-examples": 5})}), reply_to=message)
+
+        return app
+
+    return make
+
+
+class Federation:
+    """A run of the real round loop over toy sites."""
+
+    def __init__(self, folder: Path, model: SharedModel) -> None:
+        self.run_folder = RunFolder(folder)
+        self.model = model
+
+    def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+        federation = FederationConfig(
+            **{"sites": 3, "min_sites": 2, "rounds": 1, "join_timeout": 5.0, "round_timeout": 5.0, **settings}
+        )
+        checkpoints = Checkpoints(self.run_folder, federation.rounds, {"seed": 0})
+        events = EventLog(self.run_folder.events)
+        return RoundLoop(grid, federation, merge_statistics, checkpoints, events).run(self.model)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The logged events of these names, all if none are given, without their time stamps."""
+        logged = read_events(self.run_folder.events)
+        return [
+            {key: value for key, value in event.items() if key != "time"}
+            for event in logged
+            if not names or event["event"] in names
+        ]
+
+
+@pytest.fixture
+def federation(tmp_path: Path, model: SharedModel) -> Iterator[Federation]:
+    with acting_as_server(RUN_ID):
+        yield Federation(tmp_path / "run", model)
+
+
+@pytest.fixture
+def grid_of(client_app: Callable[..., ClientApp]) -> Callable[..., InProcessGrid]:
+    """Make a grid of toy sites."""
+
+    def make(trainers: Mapping[int, Site] | None = None, sites: int = 3, **names: Any) -> InProcessGrid:
+        return InProcessGrid(client_app(trainers, **names), sites, {})
+
+    return make

@@ -1,0 +1,199 @@
+"""Nothing that a site sends is used before it has been checked, and no text of a site is ever repeated."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+
+from server.aggregation import SharedModel
+from server.validation import (
+    MAX_EXAMPLES,
+    ReplyChecker,
+    ReplyError,
+    describe_error,
+    read_evaluation,
+    read_site_name,
+)
+
+Make = Callable[..., RecordDict]
+
+
+@pytest.fixture
+def check(model: SharedModel) -> ReplyChecker:
+    return ReplyChecker(model)
+
+
+def test_a_good_reply_is_read_bit_for_bit(check: ReplyChecker, good_update: Make, model: SharedModel) -> None:
+    read = check.update(good_update(value=0.5, examples=12))
+    assert read.examples == 12
+    assert torch.equal(read.detector["stem.weight"], model.detector["stem.weight"] + 0.5)
+    assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.5))
+    assert set(read.codebook) == {"counts", "sums", "prior"}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(("record", "key"), [("detector", "head.bias"), ("codebook", "prior")])
+def test_one_value_that_is_not_finite_is_enough(
+    check: ReplyChecker, good_update: Make, record: str, key: str, bad: float
+) -> None:
+    content = good_update()
+    values = content.array_records[record][key].numpy().copy()
+    values.flat[-1] = bad
+    content.array_records[record][key] = Array(values)
+    with pytest.raises(ReplyError, match=f"{record}/{key} has values that are not finite"):
+        check.update(content)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array(np.zeros((2, 1), np.float32)),
+        Array(np.zeros(3, np.float32)),
+        Array(np.zeros(2, np.float64)),
+        Array(np.zeros(2, np.int32)),
+        Array(np.zeros(2, ">f4")),
+    ],
+    ids=["rank", "length", "float64", "int32", "byte order"],
+)
+def test_another_shape_or_dtype_is_rejected(check: ReplyChecker, good_update: Make, array: Array) -> None:
+    content = good_update()
+    content.array_records["detector"]["head.bias"] = array
+    with pytest.raises(ReplyError, match=r"detector/head\.bias is not float32 of shape \(2,\)"):
+        check.update(content)
+
+
+def npy(values: np.ndarray, pickled: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=pickled)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 64,
+        npy(np.zeros(2, np.float32))[:-1],
+        npy(np.zeros(3, np.float32)),
+        npy(np.zeros(2, np.float64)),
+        npy(np.array([{"a": 1}, 2], dtype=object), pickled=True),
+        npy(np.zeros(5000, np.float32)),
+    ],
+    ids=["empty", "zeros", "cut short", "other shape", "other dtype", "pickle", "too long"],
+)
+def test_bytes_that_are_not_what_they_claim_are_rejected(check: ReplyChecker, good_update: Make, data: bytes) -> None:
+    content = good_update()
+    content.array_records["detector"]["head.bias"] = Array("float32", (2,), "numpy.ndarray", data)
+    with pytest.raises(ReplyError, match=r"detector/head\.bias"):
+        check.update(content)
+
+
+def test_another_serialisation_is_rejected(check: ReplyChecker, good_update: Make) -> None:
+    content = good_update()
+    content.array_records["detector"]["head.bias"] = Array("float32", (2,), "pickle", b"")
+    with pytest.raises(ReplyError, match=r"detector/head\.bias cannot be read"):
+        check.update(content)
+
+
+def test_a_missing_record_or_array_is_named(check: ReplyChecker, good_update: Make) -> None:
+    without_codebook = good_update()
+    del without_codebook["codebook"]
+    with pytest.raises(ReplyError, match="the reply lacks codebook"):
+        check.update(without_codebook)
+    without_bias = good_update()
+    del without_bias.array_records["detector"]["head.bias"]
+    with pytest.raises(ReplyError, match=r"detector lacks head\.bias"):
+        check.update(without_bias)
+
+
+@pytest.mark.parametrize("where", ["reply", "detector", "codebook", "metrics"])
+def test_an_extra_key_is_rejected_and_not_repeated(check: ReplyChecker, good_update: Make, where: str) -> None:
+    content = good_update()
+    if where == "reply":
+        content["Jane Doe"] = MetricRecord({"age": 61})
+    elif where == "metrics":
+        content["metrics"] = MetricRecord({"num-examples": 10, "Jane Doe": 0.7})
+    else:
+        content.array_records[where]["Jane Doe"] = Array(np.zeros(2, np.float32))
+    with pytest.raises(ReplyError) as caught:
+        check.update(content)
+    assert "1 key(s) that were not asked for" in str(caught.value)
+    assert "Jane" not in str(caught.value)
+
+
+def test_the_codes_themselves_are_not_taken_from_a_site(check: ReplyChecker, good_update: Make) -> None:
+    content = good_update()
+    content.array_records["codebook"]["codes"] = Array(np.zeros((3, 2), np.float32))
+    with pytest.raises(ReplyError, match="codebook holds 1 key"):
+        check.update(content)
+
+
+def test_a_record_of_the_wrong_kind_is_rejected(check: ReplyChecker, good_update: Make) -> None:
+    content = good_update()
+    content["detector"] = ConfigRecord({"stem.weight": "x", "head.bias": "y"})
+    with pytest.raises(ReplyError, match="detector is not an ArrayRecord"):
+        check.update(content)
+
+
+@pytest.mark.parametrize("key", ["counts", "prior"])
+def test_negative_counts_are_rejected(check: ReplyChecker, good_update: Make, key: str) -> None:
+    content = good_update()
+    values = -content.array_records["codebook"][key].numpy()
+    content.array_records["codebook"][key] = Array(values)
+    with pytest.raises(ReplyError, match=f"codebook/{key} has negative counts"):
+        check.update(content)
+
+
+@pytest.mark.parametrize("examples", [0, -5, MAX_EXAMPLES + 1, 10.0, [10], float("nan")])
+def test_lying_about_the_number_of_examples_is_rejected(
+    check: ReplyChecker, good_update: Make, examples: object
+) -> None:
+    content = good_update()
+    content["metrics"] = MetricRecord({"num-examples": examples})  # type: ignore[dict-item]
+    with pytest.raises(ReplyError, match="num-examples is not a whole number from 1 to 10000000"):
+        check.update(content)
+    with pytest.raises(ReplyError, match="num-examples"):
+        read_evaluation(RecordDict({"metrics": content["metrics"]}))
+
+
+@pytest.mark.parametrize("examples", [1, MAX_EXAMPLES])
+def test_the_range_of_examples_includes_its_ends(check: ReplyChecker, good_update: Make, examples: int) -> None:
+    assert check.update(good_update(examples=examples)).examples == examples
+    assert read_evaluation(RecordDict({"metrics": MetricRecord({"num-examples": examples})})) == examples
+
+
+def test_an_evaluation_carries_no_score(check: ReplyChecker) -> None:
+    with pytest.raises(ReplyError):
+        read_evaluation(RecordDict({"metrics": MetricRecord({"num-examples": 5, "auc": 0.9})}))
+    with pytest.raises(ReplyError):
+        read_evaluation(RecordDict({"metrics": MetricRecord({"num-examples": 5}), "arrays": ArrayRecord()}))
+
+
+@pytest.mark.parametrize("name", ["site-0", "UKE.cardiology_2", "a" * 64])
+def test_a_pseudonym_is_taken(name: str) -> None:
+    assert read_site_name(RecordDict({"site": ConfigRecord({"name": name})})) == name
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", ".hidden", "a" * 65, "two words", "line\nbreak", 7, ["site-0"]])
+def test_a_name_that_is_no_file_name_is_rejected(name: object) -> None:
+    with pytest.raises(ReplyError) as caught:
+        read_site_name(RecordDict({"site": ConfigRecord({"name": name})}))  # type: ignore[dict-item]
+    assert repr(name) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("DataError", "DataError"),
+        ("torch.OutOfMemoryError", "torch.OutOfMemoryError"),
+        ("<class 'ValueError'>:<'patient Jane Doe'>", "unnamed error (Flower code 2)"),
+        ("Jane Doe", "unnamed error (Flower code 2)"),
+        ("", "unnamed error (Flower code 2)"),
+        (None, "unnamed error (Flower code 2)"),
+    ],
+)
+def test_an_error_is_a_class_name_or_nothing(reason: str | None, said: str) -> None:
+    assert describe_error(Error(2, reason)) == said
