@@ -82,13 +82,13 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
     """Reply with the handler's records, or with the class of what went wrong and nothing else.
 
-    Flower would send the text of an exception to the server, and a text can name a patient: it is kept in the site's own
-    folder instead.
+    Flower would send the text of an exception to the server, and a text can name a patient: it is kept in the site's
+    own folder instead.
     """
     try:
         site = open_site(context)
     except Exception as error:
-        _log.exception("this site could not be opened")
+        _log.error("this site could not be opened: %s", type(error).__name__)
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
     try:
         return Message(handler(message, context, site), reply_to=message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from lavq_core.errors import ConfigError, RunError
+from lavq_core.runs.layout import write_atomic
 
 
 @dataclass
@@ -65,10 +68,10 @@ class TextConfig:
 class CodebookConfig:
     """The shared codebook of disease codes."""
 
-    size: int = 64  # number of codes K
+    size: int = 32  # number of codes K
     dim: int = 32  # width of a code D
     decay: float = 0.5  # what the running statistics keep per round when the sites' sums are added
-    ema: float = 0.95  # moving average of the codes during a site's local steps
+    ema: float = 0.99  # moving average of the codes during a site's local steps
 
 
 @dataclass
@@ -87,11 +90,12 @@ class SeparatorLossConfig:
     """Weights of the separator's and editor's losses (DESIGN section 4; settings of our first prototype)."""
 
     reconstruction: float = 1.0  # recomposed abnormal ECG against the real one
+    economy: float = 0.1  # a twin changes no more than its disease needs: keeps it from becoming a caricature
     cycle: float = 1.0  # healed twin against the healthy ECG it came from
-    judge_twin: float = 1.0  # frozen detector reads the requested disease in the twin
+    judge_twin: float = 6.0  # frozen detector reads the requested disease in the twin
     judge_healed: float = 1.0  # frozen detector reads NORM in the healed signal
-    closure: float = 0.5  # the codes alone tell the superclasses
-    usage: float = 0.1  # all codes are used alike
+    closure: float = 2.0  # the codes alone tell the superclasses
+    usage: float = 0.5  # all codes are used alike
     commitment: float = 0.25  # latents stay near their codes
     gate_cycle: float = 0.5  # separating a twin finds the gate it was made with
     code_cycle: float = 0.25  # ... and the codes
@@ -107,8 +111,8 @@ class SeparatorTrainingConfig:
     """Local training of separator and editor."""
 
     steps: int = 40  # per round
-    batch: int = 16  # abnormal records and as many NORM ones
-    lr: float = 1e-3
+    batch: int = 8  # abnormal records and as many NORM ones
+    lr: float = 3e-3  # peak of one cosine schedule over all rounds
     weight_decay: float = 1e-4
     loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
 
@@ -207,21 +211,22 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: a key or preset that does not exist, a value of the wrong type or out of range.
     """
+    for override in overrides:
+        _require_setting(override.lstrip("+~").split("=", 1)[0].split("@")[0])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("configs", version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
             config = cast(Config, OmegaConf.to_object(composed))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(error)) from error
     _check(config)
     return config
 
 
 def save_config(config: Config, path: Path) -> None:
     """Write the configuration as resolved, as YAML."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_atomic(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def load_config(path: Path) -> Config:
@@ -231,9 +236,11 @@ def load_config(path: Path) -> Config:
         RunError: the file is not a configuration of this version.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        return cast(Config, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+        stored = OmegaConf.load(path)
+        if not isinstance(stored, DictConfig) or not stored:
+            raise ValueError("it holds no settings")
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored)))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise RunError(f"{path} is not a configuration of this version of lavq: {_first_line(error)}") from error
 
 
@@ -250,13 +257,21 @@ def keys(node: Any = Config, prefix: str = "") -> list[str]:
     return result
 
 
+_AT_LEAST_ONE = (
+    "text.width", "codebook.dim", "separator.width", "separator.stride", "separator.heads", "separator_training.batch",
+    "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch", "detector_training.epochs",
+    "federation.rounds", "federation.sites",
+)  # fmt: skip
+
+
 def _check(config: Config) -> None:
+    for name in _AT_LEAST_ONE:
+        if attrgetter(name)(config) < 1:
+            raise ConfigError(f"{name} must be at least 1")
     wrong = [
         (config.data.sampling_rate not in (100, 500), "data.sampling_rate must be 100 or 500"),
         (config.text.source not in ("statements", "report"), "text.source must be statements or report"),
         (config.run.device not in ("auto", "cpu", "cuda"), "run.device must be auto, cpu or cuda"),
-        (config.federation.rounds < 1, "federation.rounds must be at least 1"),
-        (config.federation.sites < 1, "federation.sites must be at least 1"),
         (
             not 1 <= config.federation.min_sites <= config.federation.sites,
             "federation.min_sites must lie between 1 and federation.sites",
@@ -265,6 +280,11 @@ def _check(config: Config) -> None:
         (not 0.0 <= config.twins.strength <= 1.0, "twins.strength must lie between 0 and 1"),
         (config.codebook.size < 2, "codebook.size must be at least 2"),
         (config.data.validation_fold == config.data.test_fold, "data.validation_fold and data.test_fold must differ"),
+        (
+            config.separator.stride % 2 != 0 or 10 * config.data.sampling_rate % config.separator.stride != 0,
+            "separator.stride must be even and divide the samples of 10 s",
+        ),
+        (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
         (
             config.separator.width % config.separator.heads != 0,
             "separator.width must be a multiple of separator.heads",
@@ -280,16 +300,26 @@ def _check(config: Config) -> None:
             raise ConfigError(message)
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line: the key that does not exist with the nearest one that does, else the composer's first line."""
+def _require_setting(key: str) -> None:
+    """Refuse a key that is neither a setting nor a section of settings, and name the nearest one."""
     known = keys()
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
-        if key not in known and key not in ("preset",):
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`lavq run --help` shows where settings are listed"
-            return f"there is no setting {key!r}: {hint}"
-    return f"the configuration cannot be composed: {_first_line(error)}"
+    if key == "preset" or any(name == key or name.startswith(f"{key}.") for name in known):
+        return
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`lavq run --help` shows where settings are listed"
+    raise ConfigError(f"there is no setting {key!r}: {hint}")
+
+
+def _explain(error: Exception) -> str:
+    """One line that names the setting and what is wrong with its value."""
+    if isinstance(error, MissingConfigException) and error.options:
+        name = str(error.missing_cfg_file).removeprefix("preset/")
+        return f"there is no preset {name!r}: choose one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"override {error.override!r} cannot be read: write KEY=VALUE, and quote a value with special characters"
+    line = _first_line(error).removeprefix("Error merging override ")
+    cause = f": {_first_line(error.__cause__)}" if isinstance(error.__cause__, Exception) else ""
+    return f"the configuration cannot be composed: {line}{cause}"
 
 
 def _first_line(error: Exception) -> str:

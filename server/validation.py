@@ -52,13 +52,13 @@ class ReplyChecker:
 
 
 def read_evaluation(content: RecordDict) -> int:
-    """Read an ``evaluate`` reply: the number of examples.
+    """Read an ``evaluate`` reply: the number of examples, 0 where a site has none in its validation fold.
 
     Raises:
-        ReplyError: anything but ``num-examples`` in 1..10 million.
+        ReplyError: anything but ``num-examples`` in 0..10 million.
     """
     _expect_keys(content, {"metrics"}, "the reply")
-    return _read_examples(content["metrics"])
+    return _read_examples(content["metrics"], fewest=0)
 
 
 def read_site_name(content: RecordDict) -> str:
@@ -118,11 +118,11 @@ def _read_array(array: Array, like: Tensor, where: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values).reshape(shape).copy())
 
 
-def _read_examples(record: object) -> int:
+def _read_examples(record: object, fewest: int = 1) -> int:
     if not isinstance(record, MetricRecord):
         raise ReplyError("metrics is not a MetricRecord")
     _expect_keys(record, {"num-examples"}, "metrics")
     value = record["num-examples"]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_EXAMPLES:
-        raise ReplyError(f"metrics/num-examples is not a whole number from 1 to {MAX_EXAMPLES}")
+    if not isinstance(value, int) or isinstance(value, bool) or not fewest <= value <= MAX_EXAMPLES:
+        raise ReplyError(f"metrics/num-examples is not a whole number from {fewest} to {MAX_EXAMPLES}")
     return value

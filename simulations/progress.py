@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -10,16 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder
+
+_LOOK = 0.3  # s between two looks at the event log
+
 
 class RunProgress:
     """Shows a server's event log as it grows.
 
     Args:
         console: default standard output; a bar is drawn only if that is a terminal.
+        opening: the first line.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(self, console: Console | None = None, opening: str = "starting Flower (about 20 s)") -> None:
+        self._console, self._opening = console or Console(), opening
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -28,14 +36,14 @@ class RunProgress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task: TaskID = self._progress.add_task("starting Flower (about 20 s)", total=None)
+        self._task: TaskID = self._progress.add_task(opening, total=None)
         self._shown = 0
         self._rounds = 0
         self._sites: list[str] = []
 
     def __enter__(self) -> RunProgress:
         self._progress.start()
-        self._say("starting Flower (about 20 s)")
+        self._say(self._opening)
         return self
 
     def __exit__(
@@ -76,3 +84,23 @@ class RunProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def following(run: RunFolder) -> Iterator[None]:
+    """Show the events of a run that goes on in this process, from a thread that only looks."""
+    ended = threading.Event()
+    with RunProgress(opening="opening the hospitals' data") as progress:
+
+        def look() -> None:
+            while not ended.wait(_LOOK):
+                progress.show(read_events(run.events))
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            progress.show(read_events(run.events))

@@ -45,7 +45,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 
 
 def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Mean AUC over the classes that have positives and negatives; labels and scores ``(n, C)``. NaN if there is none."""
+    """Mean AUC over the classes that have positives and negatives, NaN if none has; labels and scores ``(n, C)``."""
     per_class = class_aucs(labels, scores)
     known = per_class[~np.isnan(per_class)]
     return float(known.mean()) if len(known) else float("nan")

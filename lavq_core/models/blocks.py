@@ -79,9 +79,9 @@ class ReportAttention(nn.Module):
         B, N, width = tokens.shape
         memory = torch.cat([self.null.expand(B, -1, -1), self.loudness(memory)], dim=1)  # (B, 1 + L, memory_width)
         mask = torch.cat([mask.new_ones(B, 1), mask], dim=1)  # (B, 1 + L)
-        split = (B, -1, self.heads, width // self.heads)
-        q = self.query(tokens).reshape(split).transpose(1, 2)  # (B, H, N, width / H)
-        k = self.key(memory).reshape(split).transpose(1, 2)  # (B, H, 1 + L, width / H)
-        v = self.value(memory).reshape(split).transpose(1, 2)  # (B, H, 1 + L, width / H)
+        split = (self.heads, width // self.heads)
+        q = self.query(tokens).unflatten(-1, split).transpose(1, 2)  # (B, H, N, width / H)
+        k = self.key(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, 1 + L, width / H)
+        v = self.value(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, 1 + L, width / H)
         answer = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (B, H, N, width / H)
         return self.out(answer.transpose(1, 2).reshape(B, N, width))

@@ -61,8 +61,8 @@ def quantise(latents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """
     unit = F.normalize(latents, dim=-1)
     indices = (unit @ codes.T).argmax(dim=-1)
-    nearest = codes[indices]
-    return unit + (nearest - unit).detach(), indices
+    nearest = codes[indices].detach()
+    return nearest + (unit - unit.detach()), indices  # the code to the last bit, the gradient of the unit latent
 
 
 def commitment_loss(latents: Tensor, codes: Tensor, weight: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def merge_statistics(
         name: decay * state[name].double() + torch.stack([part[name].double() for part in fresh]).sum(0)
         for name in STATISTICS
     }
-    used = merged["counts"] > 0
+    used = merged["sums"].norm(dim=-1) > 1e-9  # latents that cancel have no direction
     codes = state["codes"].double().clone()
     codes[used] = F.normalize(merged["sums"][used], dim=-1)
     merged["codes"] = codes
@@ -132,7 +132,11 @@ def merge_statistics(
 
 
 def revive_dead_codes(state: CodebookState) -> None:
-    """Split popular codes, in place: their statistics are halved, the new code moves a fixed small step aside."""
+    """Split popular codes, in place: a dead code takes over half of the most popular one's counts, a small step aside.
+
+    The step is fixed by the code's number, so nothing but the statistics decides where a revived code lies. Counts and
+    prior keep their totals.
+    """
     counts = state["counts"]
     if float(counts.sum()) == 0.0:
         return
@@ -141,10 +145,9 @@ def revive_dead_codes(state: CodebookState) -> None:
     steps = steps.to(state["codes"].dtype)
     for dead in (counts < _DEAD_SHARE * counts.mean()).nonzero().flatten().tolist():
         popular = int(counts.argmax())
-        for name, index in (("counts", ...), ("sums", ...), ("prior", (slice(None), slice(None)))):
-            values = state[name] if index is ... else state[name].movedim(-1, 0)
+        for values in (counts, state["sums"], state["prior"].movedim(-1, 0)):
             values[popular] *= 0.5
-            values[dead] = values[popular]
+            values[dead] += values[popular]
         aside = F.normalize(state["codes"][popular] + _SPLIT_ANGLE * steps[dead], dim=-1)
         state["codes"][dead] = aside
         state["sums"][dead] = aside * state["sums"][dead].norm()

@@ -6,6 +6,8 @@ BatchNorm, whose running statistics neither federation nor differential privacy 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -51,9 +53,7 @@ class Detector(nn.Module):
         )
         self.stem_norm = group_norm(config.width)
         widths = [config.width + (config.width // 2) * stage for stage in range(config.blocks + 1)]
-        self.blocks = nn.Sequential(
-            *(_ResidualBlock(a, b, config.kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.blocks = nn.Sequential(*(_ResidualBlock(a, b, config.kernel) for a, b in pairwise(widths)))
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(2 * widths[-1], len(SUPERCLASSES))
 

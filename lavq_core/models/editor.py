@@ -24,8 +24,8 @@ def envelope(gate: Tensor, stride: int) -> Tensor:
         stride: samples a token, even.
 
     Returns:
-        ``(B, N * stride)`` in 0..1: the gate held over each token's samples and smoothed by a Hann window one token wide, so
-        that an edit does not start with a step and ends half a token outside the gate.
+        ``(B, N * stride)`` in 0..1: the gate held over each token's samples and smoothed by a Hann window one token
+        wide, so that an edit does not start with a step and ends half a token outside the gate.
     """
     held = gate.repeat_interleave(stride, dim=-1)  # (B, T)
     window = torch.hann_window(stride + 3, periodic=False, device=gate.device, dtype=gate.dtype)[1:-1]

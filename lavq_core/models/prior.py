@@ -1,8 +1,8 @@
 """The class prior: which disease code belongs where in the beat, as counts that add up over hospitals.
 
-``prior[c, p, k]`` counts tokens of records of superclass ``c`` at beat phase ``p`` that carry code ``k``; the last column
-``k = K`` counts tokens that were left normal. It is all that a hospital needs to make twins of a disease it has never
-seen (DESIGN section 4), and being a sum it suits aggregation and, later, noise.
+``prior[c, p, k]`` counts tokens of records of superclass ``c`` at beat phase ``p`` that carry code ``k``; the last
+column ``k = K`` counts tokens that were left normal. It is all that a hospital needs to make twins of a disease it has
+never seen (DESIGN section 4), and being a sum it suits aggregation and, later, noise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 BEFORE_R = 0.32  # s, tokens this close before an R peak are placed by it
 AFTER_R = 0.64  # s, and this far behind one
 BIN = 0.08  # s
+_SHARPNESS = 2.0  # of the draw: codes that are typical of the disease are preferred to rare ones
+_FLOOR = 1e-30  # a phase without counts can be drawn from; its gate is shut
 PHASES = round(BEFORE_R / BIN) + round(AFTER_R / BIN) + 1  # ... and one phase for everything between beats
 
 
@@ -27,22 +29,24 @@ def beat_phases(r_peaks: np.ndarray, tokens: int, stride: int, sampling_rate: fl
         sampling_rate: Hz.
 
     Returns:
-        ``(N,)`` int64 in ``0 .. PHASES-1``: 80 ms bins before the next R peak (the P wave and PR segment), 80 ms bins after
-        the last one (QRS, ST, T), and a last phase for the rest (TP). Before wins where beats are so fast that both apply.
+        ``(N,)`` int64 in ``0 .. PHASES-1``: 80 ms bins before the next R peak (the P wave and PR segment), 80 ms bins
+        after the last one (QRS, ST, T), and a last phase for the rest (TP). Before wins where beats are so fast that
+        both apply.
     """
-    times = (np.arange(tokens) + 0.5) * stride / sampling_rate  # (N,) s, centre of each token
+    times = (np.arange(tokens) + 0.5) * stride  # (N,) samples, centre of each token
     phases = np.full(tokens, PHASES - 1, dtype=np.int64)
     if len(r_peaks) == 0:
         return phases
-    peaks = np.asarray(r_peaks) / sampling_rate
-    following = np.searchsorted(peaks, times)
-    padded = np.concatenate([[-np.inf], peaks, [np.inf]])
+    # In samples, not seconds: 0.24 s // 0.08 s is 2, and the phase of a token would depend on where the record starts.
+    bin_width, before, after = (round(seconds * sampling_rate) for seconds in (BIN, BEFORE_R, AFTER_R))
+    following = np.searchsorted(r_peaks, times)
+    padded = np.concatenate([[-np.inf], r_peaks, [np.inf]])
     since, until = times - padded[following], padded[following + 1] - times
     bins_before = round(BEFORE_R / BIN)
-    behind = since < AFTER_R
-    phases[behind] = bins_before + (since[behind] // BIN).astype(np.int64)
-    ahead = until <= BEFORE_R
-    phases[ahead] = np.clip(bins_before - 1 - (until[ahead] // BIN).astype(np.int64), 0, bins_before - 1)
+    behind = since < after
+    phases[behind] = bins_before + (since[behind] // bin_width).astype(np.int64)
+    ahead = until <= before
+    phases[ahead] = np.clip(bins_before - 1 - (until[ahead] // bin_width).astype(np.int64), 0, bins_before - 1)
     return phases
 
 
@@ -71,8 +75,8 @@ def sample_codes(
 ) -> tuple[Tensor, Tensor]:
     """Draw gate and codes of twins.
 
-    One code is drawn per twin and beat phase, so that the beats of a twin agree; one threshold is drawn per twin, so that
-    neighbouring phases are edited together, as they were in the patients behind the counts.
+    One code is drawn per twin and beat phase, so that the beats of a twin agree; one threshold is drawn per twin, so
+    that neighbouring phases are edited together, as they were in the patients behind the counts.
 
     Args:
         prior: ``(C, P, K + 1)`` counts.
@@ -91,6 +95,6 @@ def sample_codes(
     threshold = torch.rand(B, 1, generator=generator, device=prior.device)
     top = share.amax(dim=1, keepdim=True)  # at least the phase that is edited most often is always edited
     gate = (share >= top * (1.0 - strength * (1.0 - threshold))) & (share > 0) & (strength > 0)  # (B, P)
-    weights = counts[..., :K] + 1e-9  # (B, P, K)
+    weights = counts[..., :K].pow(_SHARPNESS) + _FLOOR  # (B, P, K)
     drawn = torch.multinomial(weights.reshape(B * PHASES, K), 1, generator=generator).reshape(B, PHASES)
     return gate.gather(1, phases).float(), drawn.gather(1, phases)

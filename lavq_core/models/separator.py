@@ -47,18 +47,19 @@ class Separator(nn.Module):
 
         self.closure = nn.Linear(codebook.dim, len(SUPERCLASSES))
 
-    def read_codes(self, quantised: Tensor, gate: Tensor) -> Tensor:
-        """Say from the codes alone which superclasses a record has: what makes codes carry disease (text closure).
+    def read_codes(self, quantised: Tensor) -> Tensor:
+        """Say from each code alone which superclasses its record has (text closure).
+
+        Token by token, not from a record's mean: the prior mixes codes of many records, so each must carry its disease
+        by itself.
 
         Args:
             quantised: ``(B, N, D)``.
-            gate: ``(B, N)`` in 0..1.
 
         Returns:
-            Logits ``(B, 5)``.
+            Logits ``(B, N, 5)``.
         """
-        open_share = gate.sum(1, keepdim=True).clamp_min(1.0)  # (B, 1)
-        return self.closure((quantised * gate.unsqueeze(-1)).sum(1) / open_share)
+        return self.closure(quantised)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Separation:
         """Separate ECGs.
@@ -74,4 +75,4 @@ class Separator(nn.Module):
         h = F.gelu(self.mix(torch.cat([tokens, answer, tokens * answer], dim=-1)))  # (B, N, width)
         probability = torch.sigmoid(self.gate(h).squeeze(-1))  # (B, N)
         hard = (probability > self.threshold).float()
-        return Separation(probability, hard + probability - probability.detach(), self.latent(h))
+        return Separation(probability, hard + (probability - probability.detach()), self.latent(h))

@@ -40,7 +40,12 @@ def save_artefact(folder: Path, parts: Mapping[str, Mapping[str, torch.Tensor]],
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         if folder.exists():
             folder.rename(old)
-        fresh.rename(folder)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -50,16 +55,20 @@ def load_artefact(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
     """Read what ``save_artefact`` wrote: ``(parts, about)``.
 
     Raises:
-        RunError: no manifest, a file is missing, or a file's hash is not the manifest's.
+        RunError: no manifest or a damaged one, a file is missing, or a file's hash is not the manifest's.
     """
     manifest_file = folder / MANIFEST
     if not manifest_file.is_file():
         raise RunError(f"no model in {folder}: the run has not got that far, or the folder is not one of a run")
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        hashes, about = manifest["sha256"], manifest["about"]
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{manifest_file} is damaged: take the model from a backup") from None
     parts = {}
-    for name, expected in manifest["sha256"].items():
+    for name, expected in hashes.items():
         file = folder / name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise RunError(f"{file} is missing or was changed since it was written: take the model from a backup")
         parts[file.stem] = load_file(file)
-    return parts, manifest["about"]
+    return parts, about

@@ -1,7 +1,7 @@
 """Where everything in a run folder lies.
 
-The server writes what is left of ``sites/``; each hospital writes its own ``sites/NAME``. In a simulation both lie in one
-folder; in a deployment ``sites/NAME`` is the hospital's own disk and never leaves it.
+The server writes what is left of ``sites/``; each hospital writes its own ``sites/NAME``. In a simulation both lie in
+one folder; in a deployment ``sites/NAME`` is the hospital's own disk and never leaves it.
 """
 
 from __future__ import annotations
@@ -123,6 +123,9 @@ def write_atomic(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a report from its readers
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

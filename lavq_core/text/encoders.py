@@ -8,11 +8,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn import functional as F
 
 from lavq_core.errors import ConfigError
+
+_LONGEST = 256  # tokens; what a text says beyond is left out
 
 
 class TextEncoder(Protocol):
@@ -28,9 +31,9 @@ class TextEncoder(Protocol):
 class LatentSemanticEncoder:
     """Latent semantic analysis (Deerwester et al. 1990) of a public vocabulary: needs no download.
 
-    Words and character n-grams are weighted by TF-IDF and reduced by a singular value decomposition, both fitted on the
-    public statement descriptions and nothing else, so that related findings ("anterior myocardial infarction", "inferior
-    myocardial infarction") lie near each other and no patient's text enters the encoder.
+    Words and character n-grams are weighted by TF-IDF and reduced by a singular value decomposition, both fitted on
+    the public statement descriptions and nothing else, so that related findings ("anterior myocardial infarction",
+    "inferior myocardial infarction") lie near each other and no patient's text enters the encoder.
 
     Args:
         vocabulary: public texts to fit on, at least two.
@@ -71,7 +74,8 @@ class TransformerEncoder:
         batch: texts at a time.
 
     Raises:
-        ConfigError: the model is neither in the folder, nor in the local cache, nor on a hub that can be reached.
+        ConfigError: the model is neither in the folder, nor in the local cache, nor on a hub that can be reached; or
+            its files are damaged.
     """
 
     def __init__(self, name: str, width: int, batch: int = 32) -> None:
@@ -81,12 +85,13 @@ class TransformerEncoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             self._model = AutoModel.from_pretrained(source).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
                 f"text.encoder={name} cannot be loaded: download the model once where there is a network and give its "
                 "folder, or use text.encoder=lsa, which needs none"
             ) from error
         self.width, self._batch = width, batch
+        self._longest = min(_LONGEST, getattr(self._model.config, "max_position_embeddings", _LONGEST))
         hidden = self._model.config.hidden_size
         generator = torch.Generator().manual_seed(hidden)
         basis = torch.linalg.qr(torch.randn(max(hidden, width), max(hidden, width), generator=generator)).Q
@@ -98,7 +103,9 @@ class TransformerEncoder:
         rows = [torch.zeros(0, self.width)]
         for start in range(0, len(texts), self._batch):
             chunk = list(texts[start : start + self._batch])
-            tokens = self._tokenizer(chunk, padding=True, truncation=True, max_length=256, return_tensors="pt")
+            tokens = self._tokenizer(
+                chunk, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
+            )
             hidden = self._model(**tokens).last_hidden_state  # (b, L, hidden)
             mask = tokens["attention_mask"].unsqueeze(-1)  # (b, L, 1)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)  # (b, hidden)

@@ -44,7 +44,7 @@ class Stretch:
 def learning_rate(peak: float, progress: float) -> float:
     """Linear warm-up, then a cosine to zero; ``progress`` in 0..1 of the whole training."""
     if progress < _WARMUP:
-        return peak * (progress + 1e-3) / _WARMUP
+        return peak * (progress + 1e-3) / (_WARMUP + 1e-3)
     return peak * 0.5 * (1.0 + math.cos(math.pi * (progress - _WARMUP) / (1.0 - _WARMUP)))
 
 
@@ -75,28 +75,32 @@ def train_detector(
         stretch: the part of the learning-rate schedule that this call covers.
     """
     device = next(model.parameters()).device
-    on_device = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_device = torch.Generator(device).manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(data) / config.batch)
     step, total, mean_loss = 0, max(1, epochs * per_epoch), math.nan
     model.train()
-    for _ in range(epochs):
-        losses = []
-        for rows in torch.randperm(len(data), generator=generator).split(config.batch):
-            progress = stretch.start + (stretch.end - stretch.start) * step / total
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config.lr, progress)
-            x = augment(data.x[rows].to(device), config, sampling_rate, on_device)
-            with mixed_precision(device):
-                logits = model(x)
-            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimiser.step()
-            losses.append(loss.detach())
-            step += 1
-        mean_loss = float(torch.stack(losses).mean())
+    # Dropout draws from the global generator: it is seeded here, and restored for whoever else uses it.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + 1)
+        for _ in range(epochs):
+            losses = []
+            for rows in torch.randperm(len(data), generator=generator).split(config.batch):
+                progress = stretch.start + (stretch.end - stretch.start) * step / total
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(config.lr, progress)
+                x = augment(data.x[rows].to(device), config, sampling_rate, on_device)
+                with mixed_precision(device):
+                    logits = model(x)
+                loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimiser.step()
+                losses.append(loss.detach())
+                step += 1
+            mean_loss = float(torch.stack(losses).mean())
     model.eval()
     return mean_loss
 

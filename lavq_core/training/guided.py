@@ -40,7 +40,11 @@ class GuidedEcgs:
 
 
 def class_weights(y: Tensor) -> Tensor:
-    """Share of each abnormal superclass among a record's abnormal labels; ``(B, 5)`` to ``(B, 5)``, NORM is 0."""
+    """How much each record says about each abnormal superclass; ``(B, 5)`` to ``(B, 5)``, NORM is 0.
+
+    One over the squared number of the record's abnormal labels: a record with a single disease shows that disease, one
+    with three shows each of them mixed with two others.
+    """
     abnormal = y.clone()
     abnormal[:, NORM] = 0.0
-    return abnormal / abnormal.sum(1, keepdim=True).clamp_min(1.0)
+    return abnormal / abnormal.sum(1, keepdim=True).clamp_min(1.0).square()

@@ -1,8 +1,8 @@
 """One training step of separator and editor, and a site's local steps.
 
-Losses that reward the job (DESIGN section 4): an abnormal ECG must come back from *healed signal + codes*, so the disease
-has to pass the codes; the healed signal must read as NORM and a twin as the requested disease, to a frozen detector; a twin
-must heal back into the patient it came from; a NORM record must be left alone.
+Losses that reward the job (DESIGN section 4): an abnormal ECG must come back from *healed signal + codes*, so the
+disease has to pass the codes; the healed signal must read as NORM and a twin as the requested disease, to a frozen
+detector; a twin must heal back into the patient it came from; a NORM record must be left alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lavq_core.training.device import mixed_precision
 from lavq_core.training.guided import NORM, GuidedEcgs, class_weights
 
 _REVIVE_EVERY = 10  # steps
+_FORGET = 0.99  # what the local prior keeps per step: codes change their meaning while they are learned
 _CONTENT_NOISE = 0.05  # mV, hides from the content what the codes should carry
 
 
@@ -81,7 +82,7 @@ class SeparatorTrainer:
             quantised, indices = quantise(found.latents.float(), self.codes)
             losses = self._abnormal_losses(sick, found, quantised)
             gate = found.gate.detach() > 0.5
-            self.prior = self.prior + count_codes(indices, gate, sick.phases, weights, len(self.codes))
+            self.prior = _FORGET * self.prior + count_codes(indices, gate, sick.phases, weights, len(self.codes))
             losses |= self._twin_losses(sick, weights, healthy)
         losses |= _gate_losses(found, nothing, self.config.separator_training.loss)
         total = torch.stack(list(losses.values())).sum()
@@ -123,7 +124,10 @@ class SeparatorTrainer:
         healed = self.editor(sick.x, found.gate, None)
         noise = _CONTENT_NOISE * torch.randn(healed.shape, generator=self._on_device, device=self.device)
         recomposed = healed + self.editor.change(healed + noise, found.gate, quantised)
-        closure = F.binary_cross_entropy_with_logits(self.separator.read_codes(quantised, found.gate.detach()), sick.y)
+        told = self.separator.read_codes(quantised).float()  # (B, N, 5)
+        wrong = F.binary_cross_entropy_with_logits(told, sick.y.unsqueeze(1).expand_as(told), reduction="none").mean(-1)
+        opened = found.gate.detach()
+        closure = (wrong * opened).sum() / opened.sum().clamp_min(1.0)
         losses = {
             "closure": weight.closure * closure,
             "usage": weight.usage * usage_loss(found.latents.float(), self.codes, found.gate.detach()),
@@ -148,6 +152,7 @@ class SeparatorTrainer:
         again = self.separator(twin, sick.memory, sick.mask)
         similarity = (F.normalize(again.latents.float(), dim=-1) * codes).sum(-1)  # (B, N)
         losses = {
+            "economy": weight.economy * _relative_error(twin, healthy.x),
             "cycle": weight.cycle * _relative_error(self.editor(twin, gate, None), healthy.x),
             "gate_cycle": weight.gate_cycle * _probability_loss(again.probability, gate),
             "code_cycle": weight.code_cycle * ((1.0 - similarity) * gate).sum() / gate.sum().clamp_min(1.0),

@@ -21,6 +21,7 @@ from torch import Tensor
 from lavq_core.config import Config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.data.site_data import SiteData
+from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, initial_codebook, perplexity
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.editor import Editor
@@ -47,8 +48,14 @@ class SiteUpdate:
 def train_round(
     site: SiteData, private_model: Path, detector: StateDict, codebook: CodebookState, number: int, rounds: int
 ) -> SiteUpdate:
-    """Train one round (numbered from 1) at one site, starting from the shared state."""
+    """Train one round (numbered from 1) at one site, starting from the shared state.
+
+    Raises:
+        DataError: the site has no record in the training folds.
+    """
     config, data = site.config, site.train
+    if len(data) == 0:
+        raise DataError(f"site {site.name} has no record in the training folds: leave it out of the federation")
     device = pick_device(config.run.device)
     generator = torch.Generator().manual_seed(_round_seed(config.run.seed, site.name, number))
     separator, editor = load_private(config, private_model)
@@ -87,7 +94,7 @@ def training_twins(
     """Twins of the site's NORM-only training records, diseases in equal shares; None when there is nothing to make."""
     config, data = site.config, site.train
     healthy, diseases = data.norm_only(), available_diseases(codebook["prior"])
-    if len(healthy) == 0 or len(diseases) == 0:
+    if len(healthy) * config.twins.per_patient == 0 or len(diseases) == 0:
         return None
     rows = healthy.repeat(config.twins.per_patient)
     order = torch.randperm(len(rows), generator=generator) % len(diseases)

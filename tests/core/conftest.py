@@ -2,17 +2,64 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from lavq_core.config import Config
+from lavq_core.data.database import Database
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks this small are slower on several threads, and much slower on busy cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def sample() -> Path:
     """The bundled sample; tests only read it."""
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def sample_database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """The bundled sample, opened; tests only read it."""
+    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[], Config]:
+    """Make configurations with networks of a few thousand weights and rounds of a few steps."""
+
+    def make() -> Config:
+        config = Config()
+        config.run.device = "cpu"
+        config.detector.width = 8
+        config.detector.blocks = 2
+        config.detector_training.epochs = 1
+        config.detector_training.batch = 8
+        config.separator.width = 16
+        config.separator.blocks = 1
+        config.separator.heads = 2
+        config.separator_training.steps = 2
+        config.separator_training.batch = 4
+        config.codebook.size = 6
+        config.codebook.dim = 8
+        config.text.width = 12
+        return config
+
+    return make
+
+
+@pytest.fixture
+def tiny(make_tiny: Callable[[], Config]) -> Config:
+    """One such configuration, for a test to change."""
+    return make_tiny()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Membership inference: attacks on what a run leaves behind, at the level of patients."""

@@ -1,0 +1,92 @@
+"""Everybody who might have been trained on: the people whose membership an attack has to guess."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lavq_core.config import Config
+from lavq_core.data.cache import MICROVOLTS
+from lavq_core.data.database import Database
+from lavq_core.training.detector_training import LabelledEcgs
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Members and non-members of one run with their ECGs. Patient p is row p of ``patients`` and ``member``."""
+
+    signals: np.ndarray  # (n, 8, T) int16 in uV, of every record that is scored
+    y: np.ndarray  # (n, 5) float32 of 0 and 1
+    owner: np.ndarray  # (n,) int64, patient of each record, 0 to P - 1
+    patients: np.ndarray  # (P,) patient_id
+    member: np.ndarray  # (P,) bool, trained on by the run
+
+    @classmethod
+    def of_run(cls, database: Database, config: Config) -> Cohort:
+        """Split a run's patients: members have records in the training folds, non-members in the held-out folds only.
+
+        Folds keep patients together in PTB-XL. Where they do not, a patient of both sides is a member and is scored by
+        the records that were trained on.
+        """
+        held_out = database.table["strat_fold"].isin((config.data.validation_fold, config.data.test_fold)).to_numpy()
+        patients, owner = np.unique(database.table["patient_id"].to_numpy(), return_inverse=True)
+        member = np.zeros(len(patients), dtype=bool)
+        member[owner[~held_out]] = True
+        scored = np.flatnonzero(held_out != member[owner])
+        return cls(
+            np.asarray(database.packed[scored]),
+            database.labels[scored],
+            owner[scored].astype(np.int64),
+            patients,
+            member,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of patients."""
+        return len(self.patients)
+
+    def x(self, rows: np.ndarray) -> Tensor:
+        """ECGs of some records: float32 ``(m, 8, T)`` in mV."""
+        return torch.from_numpy(self.signals[rows].astype(np.float32)).div_(MICROVOLTS)
+
+    def training_data(self, included: np.ndarray) -> LabelledEcgs:
+        """All records of some patients; ``included`` is ``(P,)`` bool."""
+        rows = np.flatnonzero(included[self.owner])
+        return LabelledEcgs(self.x(rows), torch.from_numpy(self.y[rows]), torch.ones(len(rows)))
+
+    def records(self) -> np.ndarray:
+        """Return the number of scored records of each patient: ``(P,)`` int64."""
+        return np.bincount(self.owner, minlength=len(self))
+
+    def patient_means(self, values: np.ndarray) -> np.ndarray:
+        """Average over each patient's records: ``(..., n)`` to ``(..., P)``, in float64."""
+        sums = np.zeros((len(self), *values.shape[:-1]))
+        np.add.at(sums, self.owner, np.moveaxis(values, -1, 0))
+        return np.moveaxis(sums, 0, -1) / self.records()
+
+    def digest(self) -> str:
+        """Hash the ECGs, their labels and whose they are; who is a member does not enter."""
+        digest = hashlib.sha256(repr(self.signals.shape).encode())
+        for part in (self.signals, self.y, self.owner):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+
+@torch.no_grad()
+def cohort_logits(model: nn.Module, cohort: Cohort, batch: int = 256) -> np.ndarray:
+    """Ask a detector about every record once, without augmentation: logits ``(n, 5)`` float32.
+
+    Logits and not probabilities: float32 probabilities of an overfit detector are exactly 0 or 1, and what they hide is
+    what an attack reads.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    parts = [
+        model(cohort.x(rows).to(device)).float().cpu().numpy()
+        for rows in np.split(np.arange(len(cohort.owner)), range(batch, len(cohort.owner), batch))
+    ]
+    return np.concatenate(parts)

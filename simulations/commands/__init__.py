@@ -1,0 +1,1 @@
+"""Commands of a simulation: demo, run, report, experiment, results."""

@@ -1,0 +1,203 @@
+"""Every setting has a type and a meaning; whatever is refused is refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lavq_core.config as module
+from lavq_core.config import Config, compose, keys, load_config, save_config
+from lavq_core.errors import ConfigError, LavqError, RunError
+
+PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "preset").glob("*.yaml"))
+
+
+def get(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def refusal(*overrides: str) -> str:
+    """The one line with which overrides are refused."""
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def test_a_key_is_a_path_through_the_dataclasses() -> None:
+    found = keys()
+    assert len(found) == len(set(found))
+    assert "federation.rounds" in found
+    assert "separator_training.loss.reconstruction" in found  # two levels deep
+    config = Config()
+    assert not any(dataclasses.is_dataclass(get(config, key)) for key in found)
+
+
+def test_every_setting_can_be_given_and_comes_back_with_its_type() -> None:
+    given_back = compose([f"{key}={get(Config(), key)!r}" for key in keys()])
+    assert given_back == Config()
+    assert all(type(get(given_back, key)) is type(get(Config(), key)) for key in keys())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes(preset: str) -> None:
+    assert isinstance(compose([f"preset={preset}"]), Config)
+
+
+def test_there_are_the_presets_that_the_documentation_names() -> None:
+    described = (module.__doc__ or "").split("``configs/preset``")[1].split(".\n")[0]
+    assert set(re.findall(r"``(\w+)``", described)) == set(PRESETS)
+
+
+def test_no_override_means_the_sample_preset() -> None:
+    assert compose() == compose(["preset=sample"])
+
+
+def test_an_override_wins_over_its_preset_wherever_it_stands() -> None:
+    assert compose(["preset=paper"]).data.sampling_rate == 500
+    for overrides in (["preset=paper", "data.sampling_rate=100"], ["data.sampling_rate=100", "preset=paper"]):
+        assert compose(overrides).data.sampling_rate == 100
+
+
+def test_presets_can_be_laid_over_each_other() -> None:
+    both, first, second = (compose([f"preset={name}"]) for name in ("[ptbxl,paper]", "ptbxl", "paper"))
+    assert both.detector.width == first.detector.width
+    assert both.data.sampling_rate == second.data.sampling_rate
+
+
+def test_composing_leaves_no_trace() -> None:
+    compose(["federation.rounds=3", "preset=paper"])
+    assert compose() == compose(["preset=sample"])
+    assert compose().federation.rounds == Config().federation.rounds
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    rounds=st.integers(1, 10**6),
+    rate=st.floats(1e-9, 10.0),
+    enabled=st.booleans(),
+    folder=st.text(st.characters(categories=["L", "N"], include_characters=" /-_."), max_size=20),
+)
+def test_values_arrive_as_they_were_written(rounds: int, rate: float, enabled: bool, folder: str) -> None:
+    config = compose(
+        [
+            f"federation.rounds={rounds}",
+            f"detector_training.lr={rate!r}",
+            f"audit.enabled={str(enabled).lower()}",
+            f"run.dir='{folder}'",
+        ]
+    )
+    assert config.federation.rounds == rounds
+    assert config.detector_training.lr == rate
+    assert config.audit.enabled is enabled
+    assert config.run.dir == folder
+
+
+@pytest.mark.parametrize("written", ["federation.roundz=3", "+federation.roundz=3", "++federation.roundz=3"])
+def test_an_unknown_key_is_refused_and_the_nearest_one_named(written: str) -> None:
+    message = refusal(written)
+    assert "federation.roundz" in message
+    assert "federation.rounds" in message
+
+
+def test_a_key_like_no_other_is_refused_too() -> None:
+    assert "xyzzy" in refusal("+xyzzy=1")
+    assert "hydra" in refusal("hydra.verbose=true")
+
+
+def test_an_unknown_preset_is_refused_and_those_there_are_named() -> None:
+    message = refusal("preset=huge")
+    assert "huge" in message
+    assert all(preset in message for preset in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("federation.rounds", "many"),
+        ("federation.rounds", "2.5"),
+        ("federation.rounds", "null"),
+        ("federation.rounds", "[1]"),
+        ("detector_training.lr", "fast"),
+        ("audit.enabled", "maybe"),
+        ("federation", "8"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_its_key(key: str, value: str) -> None:
+    message = refusal(f"{key}={value}")
+    assert f"{key}={value}" in message
+
+
+@pytest.mark.parametrize(
+    "written", ["federation.rounds", "run.dir=a=b", "federation.rounds=1,2", "=3", "", "preset=null"]
+)
+def test_what_cannot_be_read_is_refused(written: str) -> None:
+    refusal(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "data.sampling_rate=250",
+        "text.source=rumour",
+        "run.device=abacus",
+        "federation.rounds=0",
+        "federation.sites=0",
+        "federation.min_sites=5",
+        "federation.min_sites=0",
+        "separator.gate_threshold=1.0",
+        "twins.strength=1.5",
+        "codebook.size=1",
+        "data.test_fold=9",
+        "separator.heads=5",
+        "separator.heads=0",
+        "separator.stride=7",
+        "separator.stride=16",
+        "detector.kernel=4",
+        "detector_training.batch=0",
+        "separator_training.batch=0",
+    ],
+)
+def test_impossible_values_are_refused_with_their_key(written: str) -> None:
+    assert written.split("=")[0] in refusal(written)
+
+
+@pytest.mark.parametrize("preset", ["eps8", "eps1", "on"])
+def test_no_privacy_is_claimed_that_is_not_there(preset: str) -> None:
+    assert "without differential privacy" in refusal(f"privacy.preset={preset}")
+
+
+def test_a_configuration_survives_the_disk(tmp_path: Path) -> None:
+    config = compose(["preset=paper", "federation.rounds=3", "run.dir='/a b/ü: #c'", "separator_training.lr=1e-7"])
+    save_config(config, tmp_path / "deep" / "config.yaml")
+    assert load_config(tmp_path / "deep" / "config.yaml") == config
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"- 1\n", b"just words", b"a: [", b"\x00", b"\xff\xfe", b"federation:\n  rounds: x\n", b"unknown: 1\n"],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LavqError, match=r"config\.yaml"):
+        load_config(tmp_path / "config.yaml")
