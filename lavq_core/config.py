@@ -112,7 +112,7 @@ class SeparatorTrainingConfig:
 
     steps: int = 40  # per round
     batch: int = 8  # abnormal records and as many NORM ones
-    lr: float = 3e-3  # peak of one cosine schedule over all rounds
+    lr: float = 3e-3  # constant over the rounds
     weight_decay: float = 1e-4
     loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
 
@@ -133,6 +133,7 @@ class DetectorTrainingConfig:
 
     epochs: int = 4  # per round, over the site's training records (and its twins)
     batch: int = 32
+    crop: float = 0.0  # s, train on random stretches of this length; 0: on whole records
     lr: float = 2e-3  # peak of one cosine schedule over all rounds
     weight_decay: float = 0.02
     noise: float = 0.03  # mV, white noise added

@@ -37,3 +37,16 @@ def augment(x: Tensor, config: DetectorTrainingConfig, sampling_rate: int, gener
     out = out + config.wander * uniform(B, leads, 1) * torch.sin(2.0 * math.pi * frequency * time + phase)
     out = out + config.noise * uniform(B, 1, 1) * torch.randn(B, leads, T, generator=generator, device=x.device)
     return out * (uniform(B, leads, 1) >= config.lead_dropout)
+
+
+def random_stretch(x: Tensor, seconds: float, sampling_rate: int, generator: torch.Generator) -> Tensor:
+    """Cut one random stretch out of a batch, the same for all its records: ``(B, 8, T)`` to ``(B, 8, T')``.
+
+    A stretch of some beats shows the diagnosis as the whole record does, for a fraction of the cost, and no two epochs
+    see the same one. ``seconds`` of 0, or longer than the records, keeps them whole.
+    """
+    length = round(seconds * sampling_rate)
+    if not 0 < length < x.shape[-1]:
+        return x
+    start = int(torch.randint(x.shape[-1] - length + 1, (), generator=generator, device=x.device))
+    return x[..., start : start + length]

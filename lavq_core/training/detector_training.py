@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavq_core.config import DetectorTrainingConfig
-from lavq_core.training.augmentation import augment
+from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
 
 _WARMUP = 0.1  # share of the whole training over which the learning rate rises
@@ -90,7 +90,8 @@ def train_detector(
                 progress = stretch.start + (stretch.end - stretch.start) * step / total
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(config.lr, progress)
-                x = augment(data.x[rows].to(device), config, sampling_rate, on_device)
+                x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
+                x = augment(x, config, sampling_rate, on_device)
                 with mixed_precision(device):
                     logits = model(x)
                 loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import lavq_core.config as module
 from lavq_core.config import Config, compose, keys, load_config, save_config
 from lavq_core.errors import ConfigError, LavqError, RunError
 
-PRESETS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "preset").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs" / "preset"
+PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def get(config: Config, key: str) -> Any:
@@ -71,9 +73,14 @@ def test_an_override_wins_over_its_preset_wherever_it_stands() -> None:
 
 
 def test_presets_can_be_laid_over_each_other() -> None:
-    both, first, second = (compose([f"preset={name}"]) for name in ("[ptbxl,paper]", "ptbxl", "paper"))
-    assert both.detector.width == first.detector.width
-    assert both.data.sampling_rate == second.data.sampling_rate
+    """The later one wins, the earlier one stays where the later one says nothing."""
+    files = [OmegaConf.load(FOLDER / f"{preset}.yaml") for preset in ("ptbxl", "paper")]
+    first, second, both = (compose([f"preset={preset}"]) for preset in ("ptbxl", "paper", "[ptbxl,paper]"))
+    for key in keys():
+        if OmegaConf.select(files[1], key) is not None:
+            assert get(both, key) == get(second, key)
+        elif OmegaConf.select(files[0], key) is not None:
+            assert get(both, key) == get(first, key)
 
 
 def test_composing_leaves_no_trace() -> None:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from client.app import app
+from lavq_core.config import Config, compose
+from server.aggregation import SharedModel
+from server.app import initial_model
+from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id
+
+SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
+SITES = 12  # about 43 records each
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks this small are slower on several threads, and much slower on busy cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
+    """Make the overrides of a run of small networks in a folder."""
+
+    def make(run: Path, *more: str) -> list[str]:
+        return [
+            f"run.dir='{run}'",
+            "run.device=cpu",
+            f"data.dir='{SAMPLE}'",
+            f"data.cache_dir='{cache_dir}'",
+            "partition.scheme=iid",
+            f"federation.sites={SITES}",
+            "federation.rounds=2",
+            "detector.width=8",
+            "detector.blocks=1",
+            "detector_training.epochs=1",
+            "separator.width=16",
+            "separator.blocks=1",
+            "separator.heads=2",
+            "separator_training.steps=2",
+            "separator_training.batch=4",
+            "codebook.size=6",
+            "codebook.dim=8",
+            "text.width=12",
+            "twins.from_round=2",
+            "twins.gallery=3",
+            *more,
+        ]
+
+    return make
+
+
+class Hospital:
+    """One node, asked as a server asks; whatever crosses is serialised and parsed again.
+
+    Attributes:
+        context: the node's Flower context.
+        config: the run's configuration, but for its folder.
+        shared: what the server starts from.
+    """
+
+    def __init__(self, overrides: list[str], config: Config, node_config: dict[str, str | int]) -> None:
+        self.context = Context(
+            run_id=1,
+            node_id=2,
+            node_config=dict(node_config),
+            state=RecordDict(),
+            run_config={"overrides": shlex.join(overrides)},
+        )
+        self.config = config
+        self.shared: SharedModel = initial_model(config)
+
+    def ask(self, kind: str, content: RecordDict) -> Message:
+        message = Message(copy_over_the_wire(content), dst_node_id=2, message_type=kind)
+        return app(with_message_id(message, "message-1"), self.context)
+
+    def hello(self) -> Message:
+        return self.ask("query.hello", RecordDict())
+
+    def train(self, number: int = 1, rounds: int = 2) -> Message:
+        return self.ask("train", self.content(number, rounds))
+
+    def evaluate(self, number: int = 1, rounds: int = 2) -> Message:
+        return self.ask("evaluate", self.content(number, rounds))
+
+    def content(self, number: int, rounds: int) -> RecordDict:
+        """What the server sends: detector, codebook and the round."""
+        content = self.shared.records()
+        content["round"] = ConfigRecord({"number": number, "rounds": rounds})
+        return content
+
+
+@pytest.fixture(autouse=True)
+def _server_process() -> Iterator[None]:
+    with acting_as_server(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def config_of(overrides_for: Callable[..., list[str]]) -> Callable[..., Config]:
+    """Compose once for many runs: what the tests read of it does not depend on the folder."""
+    return cache(lambda *more: compose(overrides_for(Path("/nowhere"), *more)))
+
+
+@pytest.fixture
+def hospital(
+    tmp_path: Path, overrides_for: Callable[..., list[str]], config_of: Callable[..., Config]
+) -> Callable[..., Hospital]:
+    """Make simulated hospital i of a run in ``tmp_path / "run"``."""
+
+    def make(partition: int = 0, *more: str) -> Hospital:
+        node_config: dict[str, str | int] = {"partition-id": partition, "num-partitions": SITES}
+        return Hospital(overrides_for(tmp_path / "run", *more), config_of(*more), node_config)
+
+    return make
+
+
+@pytest.fixture
+def deployed(
+    tmp_path: Path, overrides_for: Callable[..., list[str]], config_of: Callable[..., Config]
+) -> Callable[..., Hospital]:
+    """Make a hospital with a node config of its own, of a run in ``tmp_path / "run"``."""
+
+    def make(node_config: dict[str, str | int], *more: str) -> Hospital:
+        return Hospital(overrides_for(tmp_path / "run", *more), config_of(), node_config)
+
+    return make

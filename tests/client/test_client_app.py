@@ -1,0 +1,373 @@
+"""What a hospital answers, to the last key and byte, and what it keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto
+
+import client.app
+import client.site
+from lavq_core.data.database import Database
+from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.models.codebook import STATISTICS
+from lavq_core.runs.artefact import load_artefact
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder, SiteFolder
+from server.flower_adapter import payload_bytes
+from server.validation import ReplyChecker, read_evaluation, read_site_name
+from simulations.partitions import partition
+
+Make = Callable[..., Any]
+PATIENT = "Jane Doe, born 1950-01-01, record 04711_lr"
+
+
+@pytest.fixture(scope="session")
+def database(cache_dir: Path) -> Database:
+    sample = Path(__file__).resolve().parents[2] / "simulations" / "sample"
+    return Database.open(sample, cache_dir=cache_dir, progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SiteFolder:
+    """The folder of simulated hospital 0."""
+    return RunFolder(tmp_path / "run").site("client-0")
+
+
+def share_of(database: Database, number: int = 0) -> np.ndarray:
+    return partition(database.table, "iid", 12, 0)[f"client-{number}"]
+
+
+def in_folds(database: Database, positions: np.ndarray, *folds: int) -> np.ndarray:
+    return positions[np.isin(database.table["strat_fold"].to_numpy()[positions], folds)]
+
+
+def bytes_of(message: Message) -> bytes:
+    return message_to_proto(message).SerializeToString()
+
+
+# --- what leaves -----------------------------------------------------------------------------------------------------
+
+
+def test_hello_is_answered_by_the_pseudonym_and_nothing_else(hospital: Make) -> None:
+    for number in (0, 11):
+        content = hospital(number).hello().content
+        assert read_site_name(content) == f"client-{number}"
+        assert {name: dict(record) for name, record in content.items()} == {"site": {"name": f"client-{number}"}}
+
+
+def test_a_training_reply_is_the_detector_the_statistics_and_a_number(hospital: Make, database: Database) -> None:
+    """Not one tensor more, and each as the server sent it."""
+    site = hospital()
+    content = site.train().content
+    detector, codebook = site.shared.detector, site.shared.codebook
+    expected = {
+        "detector": {name: (value.shape, "float32") for name, value in detector.items()},
+        "codebook": {name: (codebook[name].shape, "float32") for name in ("counts", "sums", "prior")},
+    }
+    assert set(content) == {"detector", "codebook", "metrics"}
+    for part, arrays in expected.items():
+        record = content[part]
+        assert isinstance(record, ArrayRecord)
+        assert {name: (torch.Size(array.shape), array.dtype) for name, array in record.items()} == arrays
+        assert all(np.isfinite(array.numpy()).all() for array in record.values())
+    metrics = content["metrics"]
+    assert isinstance(metrics, MetricRecord)
+    share = share_of(database)
+    assert dict(metrics) == {"num-examples": len(in_folds(database, share, *range(1, 9)))}
+    ReplyChecker(site.shared).update(content)  # the server takes it
+
+
+def test_a_training_reply_has_the_bytes_of_its_tensors(hospital: Make) -> None:
+    """Headers aside: no room in which something else could travel."""
+    site = hospital()
+    content = site.train().content
+    tensors = [*site.shared.detector.values(), *(site.shared.codebook[name] for name in STATISTICS)]
+    payload = sum(4 * value.numel() for value in tensors)
+    assert payload < payload_bytes(content) < payload + 300 * (len(tensors) + 1)
+
+
+def test_every_reply_has_the_same_size_whatever_was_measured(hospital: Make) -> None:
+    sizes = {payload_bytes(hospital(number).train().content) for number in (0, 1)}
+    assert len(sizes) == 1
+
+
+def test_an_evaluation_reply_is_a_number(hospital: Make, database: Database) -> None:
+    validation = len(in_folds(database, share_of(database), 9))
+    for number in (1, 2):  # the last one too, in which predictions and twins are written
+        content = hospital().evaluate(number).content
+        assert {name: dict(record) for name, record in content.items()} == {"metrics": {"num-examples": validation}}
+        assert read_evaluation(content) == validation
+
+
+def test_flowers_own_state_stays_empty(hospital: Make) -> None:
+    """It is memory only, and a SuperNode's."""
+    site = hospital()
+    site.train()
+    site.evaluate()
+    assert dict(site.context.state) == {}
+
+
+def test_the_same_message_gives_the_same_bits(hospital: Make, tmp_path: Path) -> None:
+    first = hospital().train().content
+    shutil.rmtree(tmp_path / "run")
+    torch.manual_seed(12345)
+    again = hospital().train().content
+    assert first == again
+
+
+def test_hospitals_answer_differently(hospital: Make) -> None:
+    first, second = (hospital(number).train().content for number in (0, 1))
+    assert first["detector"] != second["detector"]
+    assert first["codebook"] != second["codebook"]
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "where"), [("train", "train_round"), ("evaluate", "evaluate_round")])
+def test_an_exceptions_text_stays_on_site(
+    hospital: Make, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError(PATIENT)
+
+    monkeypatch.setattr(client.app, where, fail)
+    reply = getattr(hospital(), kind)()
+    assert reply.has_error()
+    assert reply.error.reason == "LookupError"
+    assert not reply.has_content()
+    for word in (PATIENT, "Jane", "4711", "Traceback"):
+        assert word.encode() not in bytes_of(reply)
+    (event,) = [row for row in read_events(folder.events) if row["event"] == "failed"]
+    assert event["error"] == "LookupError"
+    assert PATIENT in event["traceback"]
+
+
+def test_a_site_that_cannot_be_opened_says_only_which_kind_of_error(
+    hospital: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = hospital(0, f"data.dir='{tmp_path / PATIENT}'").hello()
+    assert reply.error.reason == "DataError"
+    assert b"Jane" not in bytes_of(reply)
+    assert "DataError" in caplog.text
+    assert "Jane" not in caplog.text  # a simulation's log holds every site's
+
+
+@pytest.mark.parametrize("damage", ["no detector", "no round", "another architecture", "a renamed weight"])
+def test_a_message_that_cannot_be_used_is_answered_by_an_error(hospital: Make, damage: str) -> None:
+    site = hospital()
+    content = site.content(1, 2)
+    if damage == "no detector":
+        del content["detector"]
+    elif damage == "no round":
+        del content["round"]
+    else:
+        state = dict(site.shared.detector)
+        name = next(iter(state))
+        value = state.pop(name)
+        state[name if damage == "another architecture" else "other"] = torch.cat([value, value])
+        content["detector"] = ArrayRecord(torch_state_dict=state)
+    reply = site.ask("train", content)
+    assert reply.has_error()
+    assert reply.error.reason.isidentifier()
+
+
+def test_after_an_error_the_site_goes_on(hospital: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = hospital()
+    with monkeypatch.context() as patch:
+        patch.setattr(client.app, "train_round", lambda *_: 1 / 0)
+        assert site.train().has_error()
+    assert site.train().has_content()
+
+
+# --- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_losses_and_scores_go_to_the_sites_own_log(hospital: Make, folder: SiteFolder, database: Database) -> None:
+    site = hospital()
+    site.train(2)
+    site.evaluate(2)
+    trained, evaluated = read_events(folder.events)
+    assert trained["event"] == "round-trained"
+    wanted = {"detector_loss", "separator_loss", "reconstruction", "gate_abnormal", "gate_norm", "perplexity", "twins"}
+    assert wanted | {"round", "seconds"} <= trained.keys()
+    assert trained["round"] == 2
+    assert all(math.isfinite(trained[name]) for name in wanted)
+    assert evaluated["event"] == "round-evaluated"
+    validation = in_folds(database, share_of(database), 9)
+    assert (evaluated["round"], evaluated["fold"], evaluated["records"]) == (2, 9, len(validation))
+    assert evaluated["macro_auc"] is None or 0 <= evaluated["macro_auc"] <= 1
+
+
+def test_the_data_report_is_of_the_sites_own_records(hospital: Make, folder: SiteFolder, database: Database) -> None:
+    hospital().train()
+    report = json.loads(folder.data_report.read_text(encoding="utf-8"))
+    assert report == json.loads(json.dumps(database.data_report(share_of(database))))
+
+
+def test_separator_and_editor_survive_between_messages_and_processes(hospital: Make, folder: SiteFolder) -> None:
+    hospital().train(1)
+    first, about = load_artefact(folder.private_model)
+    assert about["round"] == 1
+    client.site._simulated.cache_clear()  # another process: nothing in memory
+    hospital().train(2)
+    second, about = load_artefact(folder.private_model)
+    assert about["round"] == 2
+    assert not torch.equal(first["separator"]["gate.weight"], second["separator"]["gate.weight"])
+
+
+def test_predictions_are_written_once_at_the_end(hospital: Make, folder: SiteFolder, database: Database) -> None:
+    site = hospital()
+    site.train(1)
+    site.evaluate(1, rounds=2)
+    assert not folder.predictions.exists()
+    site.evaluate(2, rounds=2)
+    table = pd.read_csv(folder.predictions)
+    truth = [f"true_{name}" for name in SUPERCLASSES]
+    assert list(table.columns) == ["ecg_id", "patient_id", "site", "fold", *SUPERCLASSES, *truth]
+
+    share = share_of(database)
+    held_out = np.concatenate([in_folds(database, share, fold) for fold in (9, 10)])
+    assert table["ecg_id"].tolist() == database.table.index[held_out].tolist()
+    assert table["patient_id"].tolist() == database.table["patient_id"].iloc[held_out].tolist()
+    assert table["fold"].tolist() == database.table["strat_fold"].iloc[held_out].tolist()
+    assert set(table["site"]) == {"client-0"}
+    np.testing.assert_array_equal(table[truth], database.labels[held_out])
+    assert table[truth].dtypes.eq("int64").all()
+    scores = table[list(SUPERCLASSES)].to_numpy()
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_predictions_are_the_broadcast_detectors(hospital: Make, folder: SiteFolder, database: Database) -> None:
+    site = hospital()
+    site.evaluate(2)
+    table = pd.read_csv(folder.predictions)
+    detector = client.app.shared_detector(site.config, site.shared.detector)
+    with torch.no_grad():
+        signals = database.signals(database.positions_of(table["ecg_id"].tolist()))
+        expected = torch.sigmoid(detector(signals)).numpy()
+    np.testing.assert_allclose(table[list(SUPERCLASSES)], expected, atol=1e-5)
+
+
+def test_the_gallery_is_of_healthy_patients_nothing_was_trained_on(
+    hospital: Make, folder: SiteFolder, database: Database
+) -> None:
+    site = hospital(0, "separator.gate_threshold=0.3")
+    site.shared.codebook["prior"][1:4, 5:] += 1.0  # HYP has never been seen, and nothing is edited before R
+    site.train(1)
+    site.evaluate(2)
+    parts, about = load_artefact(folder.twins)
+    assert parts.keys() == {"twins"}
+    twins = parts["twins"]
+    n, tokens = len(about["record"]), 1000 // site.config.separator.stride
+    assert 0 < n <= 3
+    assert {name: tuple(value.shape) for name, value in twins.items()} == {
+        "twin": (n, 8, 1000),
+        "reference": (n, 8, 1000),
+        "gate": (n, tokens),
+        "envelope": (n, 1000),
+    }
+    for name in ("gate", "envelope"):
+        assert 0.0 <= float(twins[name].min()) <= float(twins[name].max()) <= 1.0
+    outside = (twins["envelope"] == 0)[:, None].expand_as(twins["twin"])
+    assert bool(outside.any())
+    assert torch.equal(twins["twin"][outside], twins["reference"][outside])
+
+    assert (about["sampling_rate"], about["site"]) == (100, "client-0")
+    positions = database.positions_of([int(record) for record in about["record"]])
+    assert torch.equal(twins["reference"], database.signals(positions))
+    assert set(positions) <= set(in_folds(database, share_of(database), 9, 10))
+    assert database.norm_only()[positions].all()
+    assert set(about["disease"]) <= {"MI", "STTC", "CD"}
+    assert about["age"] == database.table["age"].iloc[positions].tolist()
+    assert about["sex"] == database.table["sex"].iloc[positions].tolist()
+    for name in ("disease", "before", "after"):
+        assert len(about[name]) == n
+    assert all(0 <= value <= 1 for value in [*about["before"], *about["after"]])
+
+
+@pytest.mark.parametrize("lacking", ["a private model", "a disease", "room"])
+def test_without_what_it_takes_there_is_no_gallery(hospital: Make, folder: SiteFolder, lacking: str) -> None:
+    site = hospital(0, *(["twins.gallery=0"] if lacking == "room" else []))
+    if lacking != "a private model":
+        site.train(1)
+    if lacking != "a disease":
+        site.shared.codebook["prior"] += 1.0
+    assert site.evaluate(2).has_content()
+    assert not folder.twins.exists()
+
+
+def test_two_hospitals_folders_do_not_mix(hospital: Make, tmp_path: Path, database: Database) -> None:
+    for number in (0, 1):
+        site = hospital(number)
+        site.train(1)
+        site.evaluate(2)
+    run = RunFolder(tmp_path / "run")
+    assert [path.name for path in run.root.iterdir()] == ["sites"]  # a site writes nowhere else
+    assert [folder.root.name for folder in run.sites()] == ["client-0", "client-1"]
+    for number in (0, 1):
+        folder, own = run.site(f"client-{number}"), database.table.index[share_of(database, number)]
+        table = pd.read_csv(folder.predictions)
+        assert set(table["ecg_id"]) <= set(own)
+        assert set(table["site"]) == {f"client-{number}"}
+        assert [row["round"] for row in read_events(folder.events)] == [1, 2]
+    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["editor"] for number in (0, 1)]
+    assert not torch.equal(models[0]["null"], models[1]["null"])
+
+
+# --- a deployed site -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """A hospital's own database: a part of the sample."""
+    sample = Path(__file__).resolve().parents[2] / "simulations" / "sample"
+    folder = tmp_path / "ward data"
+    folder.mkdir()
+    table = pd.read_csv(sample / "ptbxl_database.csv").iloc[:40]
+    table.to_csv(folder / "ptbxl_database.csv", index=False)
+    shutil.copy(sample / "scp_statements.csv", folder)
+    (folder / "records100").symlink_to(sample / "records100")
+    return folder
+
+
+def test_a_deployed_site_owns_all_of_its_database_and_its_name(deployed: Make, ward: Path, tmp_path: Path) -> None:
+    """Whatever folder the server's overrides name, the site reads its own."""
+    site = deployed({"site": "st-mary", "data-dir": str(ward)}, "data.dir=/etc")
+    assert read_site_name(site.hello().content) == "st-mary"
+    content = site.train().content
+    folds = pd.read_csv(ward / "ptbxl_database.csv")["strat_fold"]
+    assert dict(content["metrics"]) == {"num-examples": int((folds <= 8).sum())}
+    ReplyChecker(site.shared).update(content)
+    report = json.loads(RunFolder(tmp_path / "run").site("st-mary").data_report.read_text(encoding="utf-8"))
+    assert report["records"] == 40
+    assert report["database"] == ward.name
+
+
+@pytest.mark.parametrize("node_config", [{}, {"site": "st-mary"}, {"data-dir": "/data"}])
+def test_a_node_that_does_not_know_itself_answers_with_an_error(deployed: Make, node_config: dict[str, str]) -> None:
+    assert deployed(node_config).hello().error.reason == "ConfigError"
+
+
+def test_a_wrong_override_is_an_error_of_the_configuration(deployed: Make, ward: Path) -> None:
+    site = deployed({"site": "st-mary", "data-dir": str(ward)})
+    site.context.run_config["overrides"] = "federation.roundz=3"
+    assert site.hello().error.reason == "ConfigError"
+    del site.context.run_config["overrides"]
+    assert site.hello().error.reason == "KeyError"
+
+
+def test_an_unknown_question_reaches_no_data(hospital: Make) -> None:
+    with pytest.raises(Exception, match="query"):
+        hospital().ask("query.everything", RecordDict())
