@@ -97,9 +97,7 @@ def judge_twins(run: RunFolder, config: Config, database: Database) -> Metrics:
             classes = torch.full((len(references[rows]),), disease)
             generator = torch.Generator().manual_seed(config.run.seed)
             strength = config.twins.strength
-            made = make_twins(
-                editor, shared.codebook, references[rows], phases[rows], classes, strength, generator
-            )
+            made = make_twins(editor, shared.codebook, references[rows], phases[rows], classes, strength, generator)
             parts.append((np.arange(len(references))[rows], score(made.signal)))
         order = np.concatenate([where for where, _ in parts])
         twins[disease] = np.concatenate([scores for _, scores in parts])[np.argsort(order)]

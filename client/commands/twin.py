@@ -57,7 +57,9 @@ def execute(args: argparse.Namespace) -> int:
     before, after = predict(model.detector, references[:1])[0], predict(model.detector, twins.signal)
 
     console, out = Console(stderr=True), Path(args.out)
-    console.print(f"editor of {folder.root.name}; {args.disease} in the original: {before[disease]:.2f}", soft_wrap=True)
+    console.print(
+        f"editor of {folder.root.name}; {args.disease} in the original: {before[disease]:.2f}", soft_wrap=True
+    )
     if float(before[0]) < _SICK:
         console.print("note: this ECG does not read as NORM, so its twins add a disease to what it already shows")
     original = to_twelve(signal.numpy())

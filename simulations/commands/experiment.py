@@ -46,10 +46,14 @@ def execute(args: argparse.Namespace) -> int:
         "patients": int(database.table["patient_id"].nunique()),
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
-    command = shlex.join(["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *args.overrides])
+    command = shlex.join(
+        ["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *args.overrides]
+    )
     path = write_results(args.name, command, data, time.monotonic() - began, score(predictions))
     kept = FOLDER / "predictions" / f"{args.name}.csv.gz"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.drop(columns=["fold"]).to_csv(kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0})
+    predictions.drop(columns=["fold"]).to_csv(
+        kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0}
+    )
     Console().print(f"results: {path}\nnow `lavq results` puts them into the README", soft_wrap=True, highlight=False)
     return 0

@@ -21,13 +21,15 @@ def render(name: str) -> str:
     titles = [_COLUMNS.get(metric, metric.removeprefix("macro_auc.site.")) for metric in metrics]
     lines = ["| macro AUC | " + " | ".join(titles) + " |", "|---|" + "---|" * len(metrics)]
     for arm in dict.fromkeys(row.arm for row in rows):
-        cells = {row.metric: f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]" for row in rows if row.arm == arm}
+        cells = {
+            row.metric: f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]" for row in rows if row.arm == arm
+        }
         lines.append(f"| {arm} | " + " | ".join(cells.get(metric, "") for metric in metrics) + " |")
     data, seeds = content["data"], max(row.seeds for row in rows)
     lines += [
         "",
-        f"{data['test_records']} test records of {data['records']} ({data['name']}, {data['patients']} patients), mean of "
-        f"{seeds} seeds [95 % interval, patients drawn]; written by `{content['command']}` and `lavq results`.",
+        f"{data['test_records']} test records of {data['records']} ({data['name']}, {data['patients']} patients), "
+        f"mean of {seeds} seeds [95 % interval, patients drawn]; written by `{content['command']}` and `lavq results`.",
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from server.app import initial_model
 from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
-SITES = 12  # about 43 records each
+SITES = 24  # about 22 records each
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,8 +49,8 @@ def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
             "separator.width=16",
             "separator.blocks=1",
             "separator.heads=2",
-            "separator_training.steps=2",
-            "separator_training.batch=4",
+            "separator_training.steps=1",
+            "separator_training.batch=2",
             "codebook.size=6",
             "codebook.dim=8",
             "text.width=12",

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> SiteFolder:
 
 
 def share_of(database: Database, number: int = 0) -> np.ndarray:
-    return partition(database.table, "iid", 12, 0)[f"client-{number}"]
+    return partition(database.table, "iid", 24, 0)[f"client-{number}"]
 
 
 def in_folds(database: Database, positions: np.ndarray, *folds: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def bytes_of(message: Message) -> bytes:
 
 
 def test_hello_is_answered_by_the_pseudonym_and_nothing_else(hospital: Make) -> None:
-    for number in (0, 11):
+    for number in (0, 23):
         content = hospital(number).hello().content
         assert read_site_name(content) == f"client-{number}"
         assert {name: dict(record) for name, record in content.items()} == {"site": {"name": f"client-{number}"}}
@@ -323,7 +323,7 @@ def test_two_hospitals_folders_do_not_mix(hospital: Make, tmp_path: Path, databa
         assert set(table["site"]) == {f"client-{number}"}
         assert [row["round"] for row in read_events(folder.events)] == [1, 2]
     models = [load_artefact(run.site(f"client-{number}").private_model)[0]["editor"] for number in (0, 1)]
-    assert not torch.equal(models[0]["null"], models[1]["null"])
+    assert not torch.equal(models[0]["content.embed.weight"], models[1]["content.embed.weight"])
 
 
 # --- a deployed site -------------------------------------------------------------------------------------------------

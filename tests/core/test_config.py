@@ -89,7 +89,7 @@ def test_composing_leaves_no_trace() -> None:
     assert compose().federation.rounds == Config().federation.rounds
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     rounds=st.integers(1, 10**6),
     rate=st.floats(1e-9, 10.0),
@@ -180,7 +180,7 @@ def test_impossible_values_are_refused_with_their_key(written: str) -> None:
     assert written.split("=")[0] in refusal(written)
 
 
-@pytest.mark.parametrize("preset", ["eps8", "eps1", "on"])
+@pytest.mark.parametrize("preset", ["eps8", "on"])
 def test_no_privacy_is_claimed_that_is_not_there(preset: str) -> None:
     assert "without differential privacy" in refusal(f"privacy.preset={preset}")
 

@@ -114,8 +114,8 @@ def test_every_site_starts_from_the_same_weights(tiny: Config) -> None:
 def test_a_few_steps_lower_the_loss(tiny: Config, records: GuidedEcgs, judged: bool) -> None:
     trainer = trainer_of(tiny, judge_of(tiny) if judged else None)
     sick, healthy = take(records, records.abnormal()[:4]), take(records, records.norm_only()[:4])
-    losses = [trainer.step(sick, healthy)["separator_loss"] for _ in range(25)]
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    losses = [trainer.step(sick, healthy)["separator_loss"] for _ in range(14)]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
 
 def test_a_step_measures_what_the_site_logs(tiny: Config, records: GuidedEcgs) -> None:
