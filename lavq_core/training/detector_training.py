@@ -77,7 +77,7 @@ def train_detector(
     device = next(model.parameters()).device
     seed = int(torch.randint(2**62, (), generator=generator))
     on_device = torch.Generator(device).manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     per_epoch = math.ceil(len(data) / config.batch)
     step, total, mean_loss = 0, max(1, epochs * per_epoch), math.nan
     model.train()

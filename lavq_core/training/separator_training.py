@@ -70,7 +70,7 @@ class SeparatorTrainer:
         self._on_device = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
         training = config.separator_training
         parameters = [*separator.parameters(), *editor.parameters()]
-        self._optimiser = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+        self._optimiser = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
         self._parameters = parameters
 
     def step(self, sick: GuidedEcgs, healthy: GuidedEcgs) -> dict[str, float]:
