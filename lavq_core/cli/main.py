@@ -23,7 +23,12 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for an error that the user can put right)."""
     parser = _parser(_commands())
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse ends a list of positionals at the first option; settings (KEY=VALUE) may stand on either side of options.
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
     if not hasattr(args, "execute"):
         parser.print_help()
         return 0

@@ -130,12 +130,12 @@ def test_a_record_without_weight_teaches_nothing() -> None:
 
 
 def test_training_teaches() -> None:
-    model, data, config = fresh(), labelled(24), DetectorTrainingConfig(batch=8, lr=1e-2)
+    model, data = fresh(), labelled(24)
+    config = DetectorTrainingConfig(batch=8, lr=1e-2, noise=0.0, amplitude=0.0, shift=0.0, wander=0.0, lead_dropout=0.0)
     before = float(detector_loss(model(data.x), data.y, data.weight))
-    last = train_detector(model, data, config, 100, 25, rng(0))
+    last = train_detector(model, data, config, 100, 20, rng(0))
     after = float(torch.nn.functional.binary_cross_entropy(predict(model, data.x), data.y))
-    assert after < 0.8 * before
-    assert last < before
+    assert max(last, after) < 0.9 * before
 
 
 def test_the_same_generator_gives_the_same_bits_whatever_else_drew_numbers() -> None:
