@@ -21,8 +21,9 @@ from flwr.clientapp import ClientApp
 from client.evaluation import evaluate_round, write_gallery, write_predictions
 from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
+from lavq_core.models.stored import shared_detector
 from lavq_core.runs.events import EventLog
-from lavq_core.training.site_round import shared_detector, train_round
+from lavq_core.training.site_round import train_round
 
 app = ClientApp()
 _FAILED = 2  # Flower's code for an exception inside a ClientApp

@@ -13,12 +13,12 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector
+from lavq_core.models.stored import load_private
 from lavq_core.models.twins import available_diseases, make_twins
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import write_atomic
 from lavq_core.training.detector_training import predict
-from lavq_core.training.site_round import load_private
 
 
 def evaluate_round(site: Site, detector: Detector, number: int) -> int:

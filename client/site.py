@@ -13,9 +13,9 @@ from flwr.app import Context
 
 from lavq_core.config import Config, compose
 from lavq_core.data.database import Database
-from lavq_core.data.site_data import SiteData
 from lavq_core.errors import ConfigError
 from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.training.site_data import SiteData
 
 
 @dataclass(frozen=True)

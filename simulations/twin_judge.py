@@ -15,13 +15,13 @@ from sklearn.ensemble import ExtraTreesClassifier
 from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.data.site_data import token_phases
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import weighted_auc
+from lavq_core.models.stored import load_editor, load_shared_model
 from lavq_core.models.twins import available_diseases, make_twins
 from lavq_core.runs.layout import RunFolder
-from lavq_core.runs.model import load_editor, load_shared_model
 from lavq_core.signals.rpeaks import find_r_peaks_batch
+from lavq_core.training.site_data import token_phases
 from simulations.summary import Metrics
 
 _BEFORE, _AFTER = 0.28, 0.42  # s around the R peak

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lavq_core.runs.model import SharedModel
+    from lavq_core.models.stored import SharedModel
 
 HELP = "score ECGs with the detector of a run"
 EXAMPLE = """\
@@ -30,8 +30,8 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lavq_core.errors import LavqError
+    from lavq_core.models.stored import load_shared_model
     from lavq_core.runs.layout import RunFolder, write_atomic
-    from lavq_core.runs.model import load_shared_model
 
     if bool(args.records) == bool(args.database):
         raise LavqError("give either RECORDs or --database DIR")

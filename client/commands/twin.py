@@ -31,15 +31,15 @@ def execute(args: argparse.Namespace) -> int:
     from client.records import read_checked
     from lavq_core.data.labels import class_index
     from lavq_core.data.records import Ecg, write_record
-    from lavq_core.data.site_data import token_phases
     from lavq_core.errors import ConfigError
+    from lavq_core.models.stored import load_editor, load_shared_model
     from lavq_core.models.twins import make_twins
     from lavq_core.plots import draw_ecg, save_figure
     from lavq_core.progress import track
     from lavq_core.runs.layout import RunFolder
-    from lavq_core.runs.model import load_editor, load_shared_model
     from lavq_core.signals.leads import to_twelve
     from lavq_core.training.detector_training import predict
+    from lavq_core.training.site_data import token_phases
 
     if args.count < 1 or not 0.0 <= args.strength <= 1.0:
         raise ConfigError("--count must be at least 1 and --strength must lie between 0 and 1")

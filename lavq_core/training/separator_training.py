@@ -32,14 +32,6 @@ _FORGET = 0.99  # what the local prior keeps per step: codes change their meanin
 _CONTENT_NOISE = 0.05  # mV, hides from the content what the codes should carry
 
 
-def make_models(config: Config, seed: int) -> tuple[Separator, Editor]:
-    """Make separator and editor from the seed alone: every site starts from the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        separator = Separator(config.separator, config.codebook, config.text.width)
-        return separator, Editor(config.separator, config.codebook)
-
-
 class SeparatorTrainer:
     """A site's local training of separator and editor around the broadcast codebook.
 

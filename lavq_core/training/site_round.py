@@ -18,19 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lavq_core.config import Config
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.data.site_data import SiteData
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, initial_codebook, perplexity
-from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.editor import Editor
-from lavq_core.models.separator import Separator
+from lavq_core.models.stored import load_private, save_private, shared_detector
 from lavq_core.models.twins import available_diseases, make_twins
-from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.training.detector_training import LabelledEcgs, Stretch, train_detector
 from lavq_core.training.device import pick_device
-from lavq_core.training.separator_training import SeparatorTrainer, make_models
+from lavq_core.training.separator_training import SeparatorTrainer
+from lavq_core.training.site_data import SiteData
 
 StateDict = dict[str, Tensor]
 
@@ -102,29 +99,6 @@ def training_twins(
     made = make_twins(editor, codebook, data.x[rows], data.phases[rows], classes, config.twins.strength, generator)
     y = torch.nn.functional.one_hot(classes, len(SUPERCLASSES)).float()
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
-
-
-def shared_detector(config: Config, state: StateDict) -> Detector:
-    """Build the detector and load shared weights into it, in eval mode on the CPU."""
-    model = build_detector(config.detector, config.data.sampling_rate, config.run.seed)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def load_private(config: Config, folder: Path) -> tuple[Separator, Editor]:
-    """Load the site's separator and editor; before its first round, those that every site starts from."""
-    separator, editor = make_models(config, config.run.seed)
-    if (folder / "manifest.json").is_file():
-        parts, _ = load_artefact(folder)
-        separator.load_state_dict(parts["separator"])
-        editor.load_state_dict(parts["editor"])
-    return separator.eval(), editor.eval()
-
-
-def save_private(folder: Path, separator: Separator, editor: Editor, number: int) -> None:
-    """Keep the site's separator and editor on its disk, atomically."""
-    parts = {"separator": separator.state_dict(), "editor": editor.state_dict()}
-    save_artefact(folder, parts, {"round": number, "classes": list(SUPERCLASSES), "leaves_the_site": False})
 
 
 def _round_seed(seed: int, site: str, number: int) -> int:

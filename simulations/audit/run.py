@@ -14,10 +14,10 @@ from rich.console import Console
 from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.errors import RunError
+from lavq_core.models.stored import shared_detector
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.training.device import pick_device
-from lavq_core.training.site_round import shared_detector
 from simulations.audit.cohort import Cohort, cohort_logits
 from simulations.audit.lira import fit_worlds, label_margin, log_likelihood_ratio, negative_loss
 from simulations.audit.measure import NO_POWER, attack_auc, operating_point, roc_curve, verdict, worth_trying

@@ -88,9 +88,10 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
     from client.evaluation import write_predictions
     from client.site import Site
     from lavq_core.data.database import Database
-    from lavq_core.data.site_data import SiteData
     from lavq_core.models.codebook import merge_statistics
-    from lavq_core.training.site_round import shared_detector, train_round
+    from lavq_core.models.stored import shared_detector
+    from lavq_core.training.site_data import SiteData
+    from lavq_core.training.site_round import train_round
     from server.app import initial_model
     from simulations.partitions import partition
 

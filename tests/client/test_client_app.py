@@ -322,8 +322,8 @@ def test_two_hospitals_folders_do_not_mix(hospital: Make, tmp_path: Path, databa
         assert set(table["ecg_id"]) <= set(own)
         assert set(table["site"]) == {f"client-{number}"}
         assert [row["round"] for row in read_events(folder.events)] == [1, 2]
-    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["editor"] for number in (0, 1)]
-    assert not torch.equal(models[0]["content.embed.weight"], models[1]["content.embed.weight"])
+    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["separator"] for number in (0, 1)]
+    assert not torch.equal(models[0]["gate.weight"], models[1]["gate.weight"])
 
 
 # --- a deployed site -------------------------------------------------------------------------------------------------

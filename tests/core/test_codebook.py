@@ -74,9 +74,7 @@ def add_up(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def assert_equal_states(first: CodebookState, second: CodebookState, tolerance: float = 1e-5) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
-        torch.testing.assert_close(
-            value, second[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(value, second[name], rtol=tolerance, atol=tolerance, msg=f"{name} differs")
 
 
 def test_the_first_codebook_is_directions_without_statistics() -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.data.site_data import SiteData
 from lavq_core.models.codebook import CodebookState, code_statistics, initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.prior import count_codes
+from lavq_core.models.stored import make_models
 from lavq_core.training.guided import NORM, GuidedEcgs, class_weights
-from lavq_core.training.separator_training import SeparatorTrainer, make_models
+from lavq_core.training.separator_training import SeparatorTrainer
+from lavq_core.training.site_data import SiteData
 
 CPU = torch.device("cpu")
 
@@ -227,7 +228,7 @@ def test_statistics_are_the_sums_over_the_abnormal_records(tiny: Config, records
         found = trainer.statistics(records, batch)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-3, msg=f"{name} differs")
 
 
 def test_statistics_hold_nothing_of_healthy_records(tiny: Config, records: GuidedEcgs) -> None:

@@ -15,16 +15,17 @@ from torch import Tensor
 from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.data.site_data import SiteData, token_phases
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import STATISTICS, CodebookState, initial_codebook
 from lavq_core.models.detector import build_detector
 from lavq_core.models.prior import PHASES, beat_phases
+from lavq_core.models.stored import load_private
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.signals.rpeaks import find_r_peaks
 from lavq_core.training import site_round
 from lavq_core.training.guided import NORM
-from lavq_core.training.site_round import SiteUpdate, load_private, train_round, training_twins
+from lavq_core.training.site_data import SiteData, token_phases
+from lavq_core.training.site_round import SiteUpdate, train_round, training_twins
 
 POSITIONS = np.arange(0, 520, 12)
 

@@ -33,10 +33,9 @@ def database(tmp_path) -> Path:
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A finished run's folder: an untrained model of the smallest size and one site's editor."""
+    from lavq_core.models.stored import make_models, save_private
     from lavq_core.runs.artefact import save_artefact
     from lavq_core.runs.layout import RunFolder
-    from lavq_core.training.separator_training import make_models
-    from lavq_core.training.site_round import save_private
     from server.app import initial_model
 
     config = compose(["detector.width=8", "separator.width=16", f"data.cache_dir={tmp_path / 'cache'}"])
