@@ -90,9 +90,9 @@ class SeparatorLossConfig:
     """Weights of the separator's and editor's losses (DESIGN section 4; settings of our first prototype)."""
 
     reconstruction: float = 1.0  # recomposed abnormal ECG against the real one
-    economy: float = 0.1  # a twin changes no more than its disease needs: keeps it from becoming a caricature
+    economy: float = 0.3  # a twin changes no more than its disease needs: keeps it from becoming a caricature
     cycle: float = 1.0  # healed twin against the healthy ECG it came from
-    judge_twin: float = 6.0  # frozen detector reads the requested disease in the twin
+    judge_twin: float = 4.0  # frozen detector reads the requested disease in the twin
     judge_healed: float = 1.0  # frozen detector reads NORM in the healed signal
     closure: float = 2.0  # the codes alone tell the superclasses
     usage: float = 0.5  # all codes are used alike

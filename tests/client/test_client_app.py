@@ -355,6 +355,16 @@ def test_a_deployed_site_owns_all_of_its_database_and_its_name(deployed: Make, w
     assert report["database"] == ward.name
 
 
+def test_a_site_without_held_out_records_has_nothing_to_score(deployed: Make, ward: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(ward / "ptbxl_database.csv")
+    table[table["strat_fold"] <= 8].to_csv(ward / "ptbxl_database.csv", index=False)
+    site = deployed({"site": "st-mary", "data-dir": str(ward)})
+    assert dict(site.evaluate(2).content["metrics"]) == {"num-examples": 0}
+    predictions = pd.read_csv(RunFolder(tmp_path / "run").site("st-mary").predictions)
+    assert len(predictions) == 0
+    assert len(predictions.columns) == 14
+
+
 @pytest.mark.parametrize("node_config", [{}, {"site": "st-mary"}, {"data-dir": "/data"}])
 def test_a_node_that_does_not_know_itself_answers_with_an_error(deployed: Make, node_config: dict[str, str]) -> None:
     assert deployed(node_config).hello().error.reason == "ConfigError"
