@@ -91,6 +91,7 @@ class SeparatorLossConfig:
 
     reconstruction: float = 1.0  # recomposed abnormal ECG against the real one
     economy: float = 0.3  # a twin changes no more than its disease needs: keeps it from becoming a caricature
+    roughness: float = 0.5  # ... and is no rougher than the patient's own ECG: keeps it from ringing
     cycle: float = 1.0  # healed twin against the healthy ECG it came from
     judge_twin: float = 4.0  # frozen detector reads the requested disease in the twin
     judge_healed: float = 1.0  # frozen detector reads NORM in the healed signal

@@ -15,7 +15,7 @@ from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.blocks import TokenBlock, TokenStem, group_norm
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 
-_SMOOTHING = 0.15  # tokens, standard deviation of the Gaussian over an edit
+_SMOOTHING = 0.2  # tokens, standard deviation of the Gaussian over an edit
 
 
 def envelope(gate: Tensor, stride: int) -> Tensor:
@@ -36,7 +36,7 @@ def envelope(gate: Tensor, stride: int) -> Tensor:
 
 
 def low_pass(change: Tensor, stride: int) -> Tensor:
-    """Smooth an edit ``(B, leads, T)`` with a Gaussian of .15 token (12 ms; half the amplitude is left at 16 Hz).
+    """Smooth an edit ``(B, leads, T)`` with a Gaussian of .2 token (16 ms; half the amplitude is left at 12 Hz).
 
     Unbounded in frequency, an editor that is trained against a detector finds that noise convinces it: the first twins
     were hoarse with it. P, ST, T and the width of QRS lie below; a sharper Q than this it cannot draw.

@@ -145,6 +145,7 @@ class SeparatorTrainer:
         similarity = (F.normalize(again.latents.float(), dim=-1) * codes).sum(-1)  # (B, N)
         losses = {
             "economy": weight.economy * _relative_error(twin, healthy.x),
+            "roughness": weight.roughness * _relative_error(twin.diff(n=2), healthy.x.diff(n=2)),
             "cycle": weight.cycle * _relative_error(self.editor(twin, gate, None), healthy.x),
             "gate_cycle": weight.gate_cycle * _probability_loss(again.probability, gate),
             "code_cycle": weight.code_cycle * ((1.0 - similarity) * gate).sum() / gate.sum().clamp_min(1.0),
