@@ -1,4 +1,4 @@
-# make demo | make test | make lint: each sets up what it needs first.
+# make demo | make test | make lint: each sets up what it needs first. Quick tests alone: pytest -m "not slow"
 PYTHON ?= python3
 VENV   ?= .venv
 DATA   ?=
@@ -26,8 +26,7 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

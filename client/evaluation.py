@@ -60,11 +60,11 @@ def write_predictions(site: Site, detector: Detector) -> int:
 def write_gallery(site: Site, detector: Detector, codebook: CodebookState, number: int) -> int:
     """Make twins of healthy patients whom nothing was trained on, for the report; returns how many.
 
-    Patients are taken from the test and validation folds in order, diseases in turn.
+    Patients are taken from the test and validation folds in the order of the database, each once, diseases in turn.
     """
     config, data = site.data.config, site.data
     held_out = [data.fold_positions(config.data.test_fold), data.fold_positions(config.data.validation_fold)]
-    chosen = data.healthy_positions(np.concatenate(held_out))[: config.twins.gallery]
+    chosen = data.database.healthy_references(np.concatenate(held_out))[: config.twins.gallery]
     diseases = available_diseases(codebook["prior"])
     if len(chosen) == 0 or len(diseases) == 0 or not (site.folder.private_model / "manifest.json").is_file():
         return 0

@@ -34,8 +34,9 @@ class Site:
 def open_site(context: Context) -> Site:
     """Find out who this node is.
 
-    A simulated node has a ``partition-id`` and gets its share of one database. A deployed node has ``site`` and
-    ``data-dir`` in its own node config, which the server cannot set, and owns all of that database.
+    A simulated node has a ``partition-id`` and gets its share of one database. A deployed node has ``site``,
+    ``data-dir`` and ``site-dir`` in its own node config, which the server cannot set: it owns all of that database, and
+    writes nowhere but below ``site-dir``.
 
     Raises:
         LavqError: the configuration or the data cannot be used.
@@ -44,9 +45,11 @@ def open_site(context: Context) -> Site:
     node = context.node_config
     if "partition-id" in node:
         return _simulated(overrides, int(node["partition-id"]), int(node["num-partitions"]))
-    if "site" in node and "data-dir" in node:
-        return _deployed(overrides, str(node["site"]), str(node["data-dir"]))
-    raise ConfigError("a node needs site=NAME and data-dir=FOLDER in its node config (flower-supernode --node-config)")
+    if {"site", "data-dir", "site-dir"} <= set(node):
+        return _deployed(overrides, str(node["site"]), str(node["data-dir"]), str(node["site-dir"]))
+    raise ConfigError(
+        "a node needs site=NAME data-dir=FOLDER site-dir=FOLDER in its node config (flower-supernode --node-config)"
+    )
 
 
 # A Flower process serves many messages: the database is opened and packed once for all of them.
@@ -58,14 +61,15 @@ def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Sit
     database = _database(config, config.data.dir)
     shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
     name, positions = list(shares.items())[partition_id]
-    return _site(config, database, name, positions)
+    return Site(SiteData(name, database, positions, config), RunFolder(Path(config.run.dir)).site(name))
 
 
 @lru_cache(maxsize=2)
-def _deployed(overrides: tuple[str, ...], name: str, data_dir: str) -> Site:
+def _deployed(overrides: tuple[str, ...], name: str, data_dir: str, site_dir: str) -> Site:
     config = compose(overrides)
+    config.data.cache_dir = str(Path(site_dir) / "cache")
     database = _database(config, data_dir)
-    return _site(config, database, name, np.arange(len(database)))
+    return Site(SiteData(name, database, np.arange(len(database)), config), SiteFolder(Path(site_dir)))
 
 
 def _threaded(config: Config) -> Config:
@@ -84,8 +88,3 @@ def _database(config: Config, folder: str) -> Database:
     if not folder:
         raise ConfigError("data.dir is empty: give the folder of a database in PTB-XL's layout")
     return _open(folder, data.sampling_rate, data.cache_dir, data.minimum_likelihood)
-
-
-def _site(config: Config, database: Database, name: str, positions: np.ndarray) -> Site:
-    folder = RunFolder(Path(config.run.dir)).site(name)
-    return Site(SiteData(name, database, positions, config), folder)

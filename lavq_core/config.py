@@ -149,7 +149,7 @@ class TwinConfig:
     """Twins of a site's healthy patients that its detector trains on."""
 
     from_round: int = 3  # the separator needs a few rounds first
-    per_patient: int = 1  # twins a healthy patient and round
+    per_record: int = 1  # twins a NORM-only training record and round
     weight: float = 0.5  # of a twin in the detector's loss, beside a real record's 1
     strength: float = 1.0  # dose of the disease, 0 to 1
     gallery: int = 8  # twins a site keeps for the report

@@ -52,10 +52,6 @@ class SiteData:
         """Table rows of some positions."""
         return self.database.table.iloc[positions]
 
-    def healthy_positions(self, positions: np.ndarray) -> np.ndarray:
-        """Those of the given rows that are NORM and nothing else."""
-        return positions[self.database.norm_only()[positions]]
-
     def phases(self, positions: np.ndarray) -> torch.Tensor:
         """Beat phase of every token: ``(n, N)`` int64."""
         signals = self.database.signals(positions)

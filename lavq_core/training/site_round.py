@@ -91,9 +91,9 @@ def training_twins(
     """Twins of the site's NORM-only training records, diseases in equal shares; None when there is nothing to make."""
     config, data = site.config, site.train
     healthy, diseases = data.norm_only(), available_diseases(codebook["prior"])
-    if len(healthy) * config.twins.per_patient == 0 or len(diseases) == 0:
+    if len(healthy) * config.twins.per_record == 0 or len(diseases) == 0:
         return None
-    rows = healthy.repeat(config.twins.per_patient)
+    rows = healthy.repeat(config.twins.per_record)
     order = torch.randperm(len(rows), generator=generator) % len(diseases)
     classes = diseases[order]
     made = make_twins(editor, codebook, data.x[rows], data.phases[rows], classes, config.twins.strength, generator)

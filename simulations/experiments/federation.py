@@ -24,7 +24,7 @@ from lavq_core.runs.layout import RunFolder
 from simulations.experiments.results_file import Row
 
 ARMS = ("centralised/site", "local/site", "fedavg/site", "fedavg-no-twins/site")
-_NO_TWINS = ["twins.per_patient=0", "separator_training.steps=0"]  # without twins nobody needs the separator
+_NO_TWINS = ["twins.per_record=0", "separator_training.steps=0"]  # without twins nobody needs the separator
 _ONE_CLIENT = ["partition.scheme=iid", "federation.sites=1", "federation.min_sites=1"]
 
 

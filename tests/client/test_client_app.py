@@ -343,14 +343,18 @@ def ward(tmp_path: Path) -> Path:
 
 
 def test_a_deployed_site_owns_all_of_its_database_and_its_name(deployed: Make, ward: Path, tmp_path: Path) -> None:
-    """Whatever folder the server's overrides name, the site reads its own."""
-    site = deployed({"site": "st-mary", "data-dir": str(ward)}, "data.dir=/etc")
+    """Whatever folders the server's overrides name, the site reads its own and writes to its own."""
+    own = tmp_path / "own disk"
+    node = {"site": "st-mary", "data-dir": str(ward), "site-dir": str(own)}
+    site = deployed(node, "data.dir=/etc", "run.dir=/nowhere", "data.cache_dir=/nowhere")
     assert read_site_name(site.hello().content) == "st-mary"
     content = site.train().content
     folds = pd.read_csv(ward / "ptbxl_database.csv")["strat_fold"]
     assert dict(content["metrics"]) == {"num-examples": int((folds <= 8).sum())}
     ReplyChecker(site.shared).update(content)
-    report = json.loads(RunFolder(tmp_path / "run").site("st-mary").data_report.read_text(encoding="utf-8"))
+    report = json.loads(SiteFolder(own).data_report.read_text(encoding="utf-8"))
+    assert not Path("/nowhere").exists()
+    assert list((own / "cache").iterdir())
     assert report["records"] == 40
     assert report["database"] == ward.name
 
@@ -358,20 +362,21 @@ def test_a_deployed_site_owns_all_of_its_database_and_its_name(deployed: Make, w
 def test_a_site_without_held_out_records_has_nothing_to_score(deployed: Make, ward: Path, tmp_path: Path) -> None:
     table = pd.read_csv(ward / "ptbxl_database.csv")
     table[table["strat_fold"] <= 8].to_csv(ward / "ptbxl_database.csv", index=False)
-    site = deployed({"site": "st-mary", "data-dir": str(ward)})
+    own = tmp_path / "own"
+    site = deployed({"site": "st-mary", "data-dir": str(ward), "site-dir": str(own)})
     assert dict(site.evaluate(2).content["metrics"]) == {"num-examples": 0}
-    predictions = pd.read_csv(RunFolder(tmp_path / "run").site("st-mary").predictions)
+    predictions = pd.read_csv(SiteFolder(own).predictions)
     assert len(predictions) == 0
     assert len(predictions.columns) == 14
 
 
-@pytest.mark.parametrize("node_config", [{}, {"site": "st-mary"}, {"data-dir": "/data"}])
+@pytest.mark.parametrize("node_config", [{}, {"site": "st-mary"}, {"site": "st-mary", "data-dir": "/data"}])
 def test_a_node_that_does_not_know_itself_answers_with_an_error(deployed: Make, node_config: dict[str, str]) -> None:
     assert deployed(node_config).hello().error.reason == "ConfigError"
 
 
-def test_a_wrong_override_is_an_error_of_the_configuration(deployed: Make, ward: Path) -> None:
-    site = deployed({"site": "st-mary", "data-dir": str(ward)})
+def test_a_wrong_override_is_an_error_of_the_configuration(deployed: Make, ward: Path, tmp_path: Path) -> None:
+    site = deployed({"site": "st-mary", "data-dir": str(ward), "site-dir": str(tmp_path / "own")})
     site.context.run_config["overrides"] = "federation.roundz=3"
     assert site.hello().error.reason == "ConfigError"
     del site.context.run_config["overrides"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavq_core.config import CodebookConfig, SeparatorConfig
-from lavq_core.models.editor import Editor, envelope
+from lavq_core.models.editor import Editor, envelope, low_pass
 from lavq_core.signals.leads import einthoven_residual, to_independent, to_twelve
 
 D = 6
@@ -182,3 +182,18 @@ def test_gradient_reaches_gate_codes_patient_and_every_weight() -> None:
     for tensor in (x, gate, codes, *editor.parameters()):
         assert tensor.grad is not None
         assert float(tensor.grad.abs().max()) > 0
+
+
+def test_low_pass_keeps_slow_edits_and_takes_away_fast_ones() -> None:
+    time = torch.arange(1000) / 100.0  # s at 100 Hz
+    for frequency, left in ((0.0, 1.0), (3.0, 0.95), (12.0, 0.5), (40.0, 0.01)):
+        wave = torch.cos(2 * torch.pi * frequency * time).expand(1, 8, -1)
+        middle = low_pass(wave, stride=8)[..., 100:-100]
+        assert middle.abs().max().item() == pytest.approx(left, abs=0.06)
+
+
+def test_low_pass_has_the_same_effect_at_500_hz() -> None:
+    slow, fast = (torch.cos(2 * torch.pi * 12.0 * torch.arange(10 * rate) / rate) for rate in (100, 500))
+    at_100 = low_pass(slow.expand(1, 8, -1), stride=8)[..., 200:-200].abs().max()
+    at_500 = low_pass(fast.expand(1, 8, -1), stride=40)[..., 1000:-1000].abs().max()
+    assert at_100.item() == pytest.approx(at_500.item(), abs=0.05)

@@ -206,7 +206,7 @@ def test_the_judge_is_the_broadcast_detector_from_round_two(
 def test_twins_join_the_detectors_training_from_their_round_on(
     sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.twins.from_round, tiny.twins.per_patient, tiny.twins.weight = 2, 2, 0.25
+    tiny.twins.from_round, tiny.twins.per_record, tiny.twins.weight = 2, 2, 0.25
     site = SiteData("site-0", sample_database, POSITIONS, tiny)
     trained_on = []
     train = site_round.train_detector
@@ -293,7 +293,7 @@ def test_training_data_are_the_databases_rows(site: SiteData, sample_database: D
     assert train.memory.shape[0] == train.mask.shape[0] == len(train)
     assert train.memory.shape[-1] == site.config.text.width
     assert train.phases.shape == (len(train), 1000 // site.config.separator.stride)
-    healthy = site.healthy_positions(site.train_positions)
+    healthy = site.train_positions[site.database.norm_only()[site.train_positions]]
     assert healthy.tolist() == site.train_positions[train.norm_only().numpy()].tolist()
 
 
