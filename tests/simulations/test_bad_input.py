@@ -179,3 +179,14 @@ class TestTwin:
 def test_report_of_a_run_that_did_not_finish(capsys, run):
     assert "did not finish" in fails(capsys, "report", run)
     assert not (run / "metrics.json").exists()
+
+
+def test_a_folder_may_have_spaces_and_quotes_in_its_name(tmp_path, database):
+    from simulations.launch import prepare
+
+    odd = database.rename(tmp_path / "St Mary's (ward, 3)")
+    overrides = ["federation.sites=2", "federation.min_sites=1", "partition.scheme=iid"]
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    complete, config = prepare([*overrides, cache], str(odd), str(tmp_path / "it's a run"), "run")
+    assert Path(config.data.dir) == odd
+    assert Path(compose(complete).run.dir) == tmp_path / "it's a run"
