@@ -31,6 +31,7 @@ from simulations.audit.shadows import ShadowRecipe, balanced_halves, train_shado
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 TINY = ("detector.width=8", "detector.blocks=1", "audit.epochs=1", "audit.shadows=4")
 QUIET = Console(quiet=True)
+AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop")
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,7 @@ def test_a_broken_detector_says_so(database: Database, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_overfit_detector_is_convicted_and_an_innocent_one_is_not(database: Database, tmp_path: Path) -> None:
-    unaugmented = [f"detector_training.{name}=0" for name in ("noise", "amplitude", "shift", "wander", "lead_dropout")]
+    unaugmented = [f"detector_training.{name}=0" for name in AUGMENTATIONS]
     overfit = recipe("detector.blocks=4", "detector.dropout=0", "audit.epochs=14", *unaugmented)
     cohort = small_cohort(database, 300, 150)
     shadows = train_shadows(cohort, overfit, tmp_path, workers=2, console=QUIET)
