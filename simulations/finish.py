@@ -24,8 +24,7 @@ def finish_run(run: RunFolder) -> Path:
     console = Console(stderr=True)
     config = load_config(run.config)
     metrics = summarise(run)
-    data = config.data
-    database = Database.open(data.dir, data.sampling_rate, data.cache_dir or None, data.minimum_likelihood)
+    database = Database.configured(config.data)
     metrics["data.records"], metrics["data.patients"] = len(database), int(database.table["patient_id"].nunique())
     metrics["data.rejected"] = int((database.quality["verdict"] == "reject").sum())
     console.print("judging the twins with a model that never trained them")

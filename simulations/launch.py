@@ -34,14 +34,13 @@ def prepare(overrides: Sequence[str], data: str | None, out: str | None, prefix:
     folder = Path(data or given.data.dir or SAMPLE).expanduser().resolve()
     default = Path("runs") / f"{prefix}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     run = Path(out or given.run.dir or default).expanduser().resolve()
-    complete = [*overrides, f"data.dir={_quoted(folder)}", f"run.dir={_quoted(run)}"]
+    complete = [*overrides, f"data.dir={quoted(folder)}", f"run.dir={quoted(run)}"]
     config = compose(complete)
-    settings = config.data
-    database = Database.open(folder, settings.sampling_rate, settings.cache_dir or None, settings.minimum_likelihood)
+    database = Database.configured(config.data)
     partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
     return complete, config
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Write a path as a quoted value of a Hydra override."""
     return "'" + str(path).replace("'", "\\'") + "'"

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
+    import pandas as pd
     from rich.console import Console
 
     from lavq_core.errors import LavqError
@@ -46,8 +47,7 @@ def execute(args: argparse.Namespace) -> int:
         console.print(f"... and {len(left_out) - 10} more")
     if left_out:
         rejected = out.with_name(f"{out.stem}.left-out.csv")
-        rows = "".join(f'{name},"{reason}"\n' for name, reason in left_out)
-        write_atomic(rejected, f"record,reason\n{rows}")
+        write_atomic(rejected, pd.DataFrame(left_out, columns=["record", "reason"]).to_csv(index=False))
         console.print(f"{len(left_out)} records left out, all named in {rejected}", soft_wrap=True)
     console.print(f"{len(frame)} ECGs scored, written to {out}", soft_wrap=True)
     if not args.database:
@@ -64,8 +64,7 @@ def _score_database(model: SharedModel, folder: str) -> tuple[pd.DataFrame, list
     from lavq_core.progress import track
     from lavq_core.training.detector_training import predict
 
-    data = model.config.data
-    database = Database.open(folder, data.sampling_rate, data.cache_dir or None, data.minimum_likelihood)
+    database = Database.configured(model.config.data, folder)
     batches = [list(range(i, min(i + 256, len(database)))) for i in range(0, len(database), 256)]
     scores = [predict(model.detector, database.signals(rows)) for rows in track(batches, "scoring")]
     frame = pd.DataFrame({"ecg_id": database.table.index})

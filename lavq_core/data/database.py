@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lavq_core.config import DataConfig
 from lavq_core.data.cache import MICROVOLTS, default_cache_dir, open_pack
 from lavq_core.data.labels import SUPERCLASSES, superclass_labels, superclass_of
 from lavq_core.data.ptbxl import read_tables
@@ -75,6 +76,12 @@ class Database:
         )
         quality["owner"] = _owners(tables.listing, table)
         return cls(folder, sampling_rate, table, labels, quality, tables.statements, pack.fingerprint, pack.signals)
+
+    @classmethod
+    def configured(cls, config: DataConfig, folder: str | Path | None = None, progress: bool = True) -> Database:
+        """Open the database that the settings name, or another ``folder`` with the same settings; see ``open``."""
+        where = config.dir if folder is None else folder
+        return cls.open(where, config.sampling_rate, config.cache_dir, config.minimum_likelihood, progress)
 
     def __len__(self) -> int:
         return len(self.table)

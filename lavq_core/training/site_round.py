@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, initial_codebook, perplexity
 from lavq_core.models.editor import Editor
-from lavq_core.models.stored import load_private, save_private, shared_detector
+from lavq_core.models.stored import StateDict, load_private, save_private, shared_detector
 from lavq_core.models.twins import available_diseases, make_twins
 from lavq_core.training.detector_training import LabelledEcgs, Stretch, train_detector
 from lavq_core.training.device import pick_device
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
-
-StateDict = dict[str, Tensor]
 
 
 @dataclass

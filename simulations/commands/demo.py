@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from simulations.commands.arguments import add_settings
+
 HELP = "run a real Flower federation of four hospitals on the bundled ECGs and show the result"
 EXAMPLE = """\
   lavq demo
@@ -13,8 +15,7 @@ EXAMPLE = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as Hydra writes them")
-    parser.add_argument("--data", metavar="DIR", help="a folder in PTB-XL's layout (default: the bundled sample)")
+    add_settings(parser)
     parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/demo-TIME)")
 
 

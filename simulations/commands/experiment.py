@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from simulations.commands.arguments import add_settings
+
 HELP = "run an experiment over several arms and seeds and write its results file"
 EXAMPLE = """\
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
@@ -13,8 +15,7 @@ EXAMPLE = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", choices=["federation"], help="federation: centralised, local only, federated")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as Hydra writes them")
-    parser.add_argument("--data", metavar="DIR", help="a folder in PTB-XL's layout (default: the bundled sample)")
+    add_settings(parser)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default 3)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at the same time, one core each (default 2)")
     parser.add_argument("--work", metavar="DIR", help="keeps each training, so that a broken-off experiment goes on")
@@ -38,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     overrides = [override for override in overrides if not override.startswith("run.dir=")]
     predictions = run_experiment(overrides, args.seeds, work, args.workers)
     settings = config.data
-    database = Database.open(settings.dir, settings.sampling_rate, settings.cache_dir or None)
+    database = Database.configured(settings)
     data = {
         "name": Path(settings.dir).name,
         "fingerprint": database.fingerprint,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from simulations.commands.arguments import add_settings
+
 HELP = "train a simulated federation inside this process, then judge, audit and report"
 EXAMPLE = """\
   lavq run
@@ -15,8 +17,7 @@ settings (KEY=VALUE) are listed with their meaning in lavq_core/config.py; prese
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as Hydra writes them")
-    parser.add_argument("--data", metavar="DIR", help="a folder in PTB-XL's layout (default: the bundled sample)")
+    add_settings(parser)
     parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/run-TIME)")
 
 

@@ -17,11 +17,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from lavq_core.config import compose
+from lavq_core.config import Config, compose
+from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import BOOTSTRAPS, class_aucs, weighted_auc
 from lavq_core.runs.layout import RunFolder
 from simulations.experiments.results_file import Row
+from simulations.launch import quoted
+from simulations.partitions import partition
 
 ARMS = ("centralised/site", "local/site", "fedavg/site", "fedavg-no-twins/site")
 _NO_TWINS = ["twins.per_record=0", "separator_training.steps=0"]  # without twins nobody needs the separator
@@ -65,7 +68,7 @@ def _train(job: Job) -> pd.DataFrame:
     os.environ["OMP_NUM_THREADS"] = "1"
     file = job.folder / "test-predictions.csv"
     if not file.is_file():
-        overrides = [*job.overrides, f"run.seed={job.seed}", f"run.dir='{job.folder}'"]
+        overrides = [*job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
         table = _train_local(overrides) if job.arm.startswith("local") else _train_together(job.arm, overrides)
         table.to_csv(file, index=False)
     return pd.read_csv(file).assign(arm=job.arm, seed=job.seed)
@@ -87,19 +90,15 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
     """Every hospital alone: the rounds of a federation in which nobody else takes part."""
     from client.evaluation import write_predictions
     from client.site import Site
-    from lavq_core.data.database import Database
     from lavq_core.models.codebook import merge_statistics
     from lavq_core.models.stored import shared_detector
     from lavq_core.training.site_data import SiteData
     from lavq_core.training.site_round import train_round
     from server.app import initial_model
-    from simulations.partitions import partition
 
     config = compose([*overrides, *_NO_TWINS])
-    data, run = config.data, RunFolder(Path(config.run.dir))
-    database = Database.open(data.dir, data.sampling_rate, data.cache_dir or None, data.minimum_likelihood)
-    parts = []
-    shares = partition(database.table, "site", config.federation.sites, config.partition.seed)
+    run, parts = RunFolder(Path(config.run.dir)), []
+    database, shares = _hospitals(config)
     for name, positions in shares.items():
         site = Site(SiteData(name, database, positions, config), run.site(name))
         model = initial_model(config)
@@ -112,20 +111,20 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
         write_predictions(site, shared_detector(config, detector))
         parts.append(pd.read_csv(site.folder.predictions))
     table = pd.concat(parts, ignore_index=True)
-    return table[table["fold"] == data.test_fold]
+    return table[table["fold"] == config.data.test_fold]
 
 
 def _with_hospitals(table: pd.DataFrame, overrides: Sequence[str]) -> pd.DataFrame:
     """Name each record's hospital in the site partition, whatever partition it was trained in."""
-    from lavq_core.data.database import Database
-    from simulations.partitions import partition
-
-    config = compose([o for o in overrides if o not in _ONE_CLIENT])
-    data = config.data
-    database = Database.open(data.dir, data.sampling_rate, data.cache_dir or None, data.minimum_likelihood)
-    shares = partition(database.table, "site", config.federation.sites, config.partition.seed)
+    database, shares = _hospitals(compose([o for o in overrides if o not in _ONE_CLIENT]))
     owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
+
+
+def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
+    """Open the database and deal it out by recording site: positions by hospital."""
+    database = Database.configured(config.data)
+    return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:
