@@ -2,7 +2,8 @@
 
 =========  =========================================================================================================
 query      the site's pseudonym
-train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior); the number of training records
+train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior, requests); weights of the ``networks``
+           that ``federation.share`` names; the number of training records
 evaluate   the number of records; the scores themselves stay on site
 =========  =========================================================================================================
 """
@@ -23,7 +24,7 @@ from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
 from lavq_core.runs.events import EventLog
-from lavq_core.training.site_round import train_round
+from lavq_core.training.site_round import SharedState, train_round
 
 app = ClientApp()
 _FAILED = 2  # Flower's code for an exception inside a ClientApp
@@ -53,21 +54,20 @@ def evaluate(message: Message, context: Context) -> Message:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
-    update = train_round(
-        site.data, site.folder.private_model, _state(message, "detector"), _state(message, "codebook"), number, rounds
-    )
+    update = train_round(site.data, site.folder.private_model, _shared(message), number, rounds)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
     EventLog(site.folder.events).write(
         "round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured
     )
-    return RecordDict(
-        {
-            "detector": ArrayRecord(update.detector),
-            "codebook": ArrayRecord({name: update.statistics[name] for name in STATISTICS}),
-            "metrics": MetricRecord({"num-examples": update.examples}),
-        }
-    )
+    parts = {
+        "detector": update.detector,
+        "codebook": {name: update.statistics[name] for name in STATISTICS},
+        "networks": update.networks,
+    }
+    leaving = RecordDict({name: ArrayRecord(state) for name, state in parts.items() if state})
+    leaving["metrics"] = MetricRecord({"num-examples": update.examples})
+    return leaving
 
 
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
@@ -76,7 +76,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     examples = evaluate_round(site, detector, number)
     if number == rounds:
         write_predictions(site, detector)
-        write_gallery(site, detector, _state(message, "codebook"), number)
+        write_gallery(site, detector, _shared(message), number)
     return RecordDict({"metrics": MetricRecord({"num-examples": examples})})
 
 
@@ -98,8 +98,14 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
 
 
+def _shared(message: Message) -> SharedState:
+    return SharedState(_state(message, "detector"), _state(message, "codebook"), _state(message, "networks"))
+
+
 def _state(message: Message, name: str) -> dict[str, torch.Tensor]:
-    return dict(message.content.array_records[name].to_torch_state_dict())
+    """One part of what the server sent; empty when it shares no such part."""
+    records = message.content.array_records
+    return dict(records[name].to_torch_state_dict()) if name in records else {}
 
 
 def _round(message: Message) -> tuple[int, int]:

@@ -11,14 +11,16 @@ import torch
 from client.site import Site
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
-from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector
+from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_private
-from lavq_core.models.twins import available_diseases, make_twins
+from lavq_core.models.twins import request_twins
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import write_atomic
+from lavq_core.text.statements import named
 from lavq_core.training.detector_training import predict
+from lavq_core.training.site_round import SharedState
 
 
 def evaluate_round(site: Site, detector: Detector, number: int) -> int:
@@ -57,33 +59,40 @@ def write_predictions(site: Site, detector: Detector) -> int:
     return len(parts[-1])
 
 
-def write_gallery(site: Site, detector: Detector, codebook: CodebookState, number: int) -> int:
+def write_gallery(site: Site, detector: Detector, shared: SharedState, number: int) -> int:
     """Make twins of healthy patients whom nothing was trained on, for the report; returns how many.
 
     Patients are taken from the test and validation folds in the order of the database, each once, diseases in turn.
     """
     config, data = site.data.config, site.data
     held_out = [data.fold_positions(config.data.test_fold), data.fold_positions(config.data.validation_fold)]
-    chosen = data.database.healthy_references(np.concatenate(held_out))[: config.twins.gallery]
-    diseases = available_diseases(codebook["prior"])
+    healthy = data.with_beats(data.database.healthy_references(np.concatenate(held_out)))
+    chosen = healthy[: config.twins.gallery]
+    diseases = available_diseases(shared.codebook["requests"])
     if len(chosen) == 0 or len(diseases) == 0 or not (site.folder.private_model / "manifest.json").is_file():
         return 0
-    _, editor = load_private(config, site.folder.private_model)
+    networks = load_private(config, site.folder.private_model)
+    networks.take_over(shared.networks)
     classes = diseases[torch.arange(len(chosen)) % len(diseases)]
-    references, phases = data.database.signals(chosen), data.phases(chosen)
     generator = torch.Generator().manual_seed(config.run.seed)
-    twins = make_twins(editor, codebook, references, phases, classes, config.twins.strength, generator)
+    wanted = named(draw_statements(shared.codebook["requests"], classes, generator))
+    patients = data.patients(chosen)
+    twins = request_twins(
+        networks, shared.codebook["codes"], patients, wanted, config, config.twins.strength, generator
+    )
     rows = data.rows(chosen)
-    before, after = predict(detector, references), predict(detector, twins.signal)
+    before, after = predict(detector, patients.signal), predict(detector, twins.signal)
     which = torch.arange(len(chosen))
+    gate = twins.gate_over_time(config.separator.stride)
     save_artefact(
         site.folder.twins,
-        {"twins": {"twin": twins.signal, "reference": references, "gate": twins.gate, "envelope": twins.envelope}},
+        {"twins": {"twin": twins.signal, "reference": patients.signal, "gate": gate, "envelope": twins.envelope}},
         {
             "site": site.name,
             "round": number,
             "sampling_rate": config.data.sampling_rate,
             "disease": [SUPERCLASSES[int(c)] for c in classes],
+            "statement": [codes[0] for codes in wanted],
             "record": [str(i) for i in rows.index],
             "age": [None if math.isnan(age) else age for age in rows["age"].astype(float)],
             "sex": [int(sex) for sex in rows["sex"]],

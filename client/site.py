@@ -61,7 +61,8 @@ def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Sit
     database = _database(config, config.data.dir)
     shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
     name, positions = list(shares.items())[partition_id]
-    return Site(SiteData(name, database, positions, config), RunFolder(Path(config.run.dir)).site(name))
+    withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
+    return Site(SiteData(name, database, positions, config, withheld), RunFolder(Path(config.run.dir)).site(name))
 
 
 @lru_cache(maxsize=2)

@@ -22,8 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.runs.layout import write_atomic
+from lavq_core.signals.beats import frame_length
+
+SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 
 
 @dataclass
@@ -43,6 +47,7 @@ class DataConfig:
     cache_dir: str = ""  # packed signals; empty: the user's cache folder
     sampling_rate: int = 100  # Hz, 100 or 500
     minimum_likelihood: float = 0.0  # of a diagnostic statement, in per cent; 0 counts every statement present
+    train_folds: list[int] = field(default_factory=lambda: list(range(1, 9)))  # trained on
     validation_fold: int = 9  # chooses and calibrates
     test_fold: int = 10  # scored once, at the end
 
@@ -53,6 +58,7 @@ class PartitionConfig:
 
     scheme: str = "site"  # site, dirichlet:ALPHA or iid; always patient-disjoint
     seed: int = 0  # of dirichlet and iid
+    withhold: list[str] = field(default_factory=list)  # SITE:CLASS, that site trains without its records of that class
 
 
 @dataclass
@@ -68,7 +74,7 @@ class TextConfig:
 class CodebookConfig:
     """The shared codebook of disease codes."""
 
-    size: int = 32  # number of codes K
+    size: int = 128  # number of codes K
     dim: int = 32  # width of a code D
     decay: float = 0.5  # what the running statistics keep per round when the sites' sums are added
     ema: float = 0.99  # moving average of the codes during a site's local steps
@@ -76,45 +82,49 @@ class CodebookConfig:
 
 @dataclass
 class SeparatorConfig:
-    """Separator and editor."""
+    """Separator, editor and prior network; they see one median beat, .96 s."""
 
-    width: int = 48  # channels of a token
-    stride: int = 8  # samples a token
+    width: int = 64  # channels of a token
+    stride: int = 4  # samples a token: 40 ms at 100 Hz
     blocks: int = 3  # residual blocks behind each stem
-    heads: int = 4  # of the report cross-attention
+    heads: int = 4  # of every attention
     gate_threshold: float = 0.5  # a token is edited when its gate probability exceeds it
 
 
 @dataclass
 class SeparatorLossConfig:
-    """Weights of the separator's and editor's losses (DESIGN section 4; settings of our first prototype)."""
+    """Weights of the separator's and editor's losses (``lavq_core.training.separator_losses``); 0 switches one off."""
 
-    reconstruction: float = 1.0  # recomposed abnormal ECG against the real one
-    economy: float = 0.3  # a twin changes no more than its disease needs: keeps it from becoming a caricature
-    roughness: float = 0.5  # ... and is no rougher than the patient's own ECG: keeps it from ringing
-    cycle: float = 1.0  # healed twin against the healthy ECG it came from
-    judge_twin: float = 4.0  # frozen detector reads the requested disease in the twin
-    judge_healed: float = 1.0  # frozen detector reads NORM in the healed signal
-    closure: float = 2.0  # the codes alone tell the superclasses
-    usage: float = 0.5  # all codes are used alike
+    reconstruction: float = 3.0  # recomposed abnormal beat against the real one
+    judge_healed: float = 1.0  # frozen detector reads NORM in the healed beat
+    judge_twin: float = 2.0  # frozen detector scores the twin like the record its codes came from
+    cycle: float = 1.0  # healed twin against the healthy beat it came from
+    identity: float = 0.02  # the twin is nearer to its own patient than to others of the batch (couples the batch)
+    adversarial: float = 0.4  # class-conditional discriminator on twins and healed beats
+    closure: float = 0.5  # the codes alone tell the superclasses
+    usage: float = 0.3  # all codes are used alike (couples the batch)
     commitment: float = 0.25  # latents stay near their codes
     gate_cycle: float = 0.5  # separating a twin finds the gate it was made with
     code_cycle: float = 0.25  # ... and the codes
     sparsity: float = 0.3  # mean gate of abnormal records
     norm_gate: float = 1.0  # mean gate of NORM records, which should be nothing
-    gate_floor: float = 6.0  # keeps the abnormal gate from dying early
-    gate_floor_level: float = 0.25  # ... below this mean
+    wrong_report: float = 0.3  # a report of other diseases does not open what the record's own opens
+    gate_bounds: float = 6.0  # keeps the abnormal gate from dying early and from opening everywhere
+    gate_floor: float = 0.2  # ... below this mean
+    gate_ceiling: float = 0.31  # ... and above this one
     smoothness: float = 0.05  # neighbouring tokens agree
 
 
 @dataclass
 class SeparatorTrainingConfig:
-    """Local training of separator and editor."""
+    """Local training of separator, editor and prior network."""
 
-    steps: int = 40  # per round
-    batch: int = 8  # abnormal records and as many NORM ones
-    lr: float = 3e-3  # constant over the rounds
+    steps: int = 120  # per round
+    batch: int = 48  # abnormal records and as many NORM ones
+    lr: float = 2e-3  # peak of one cosine schedule over all rounds
     weight_decay: float = 1e-4
+    prior_weight_decay: float = 1e-2
+    discriminator_lr: float = 1e-3
     loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
 
 
@@ -162,6 +172,7 @@ class FederationConfig:
     sites: int = 4  # hospitals expected
     min_sites: int = 3  # quorum: fewer good replies end the run with an error
     rounds: int = 8
+    share: list[str] = field(default_factory=lambda: ["separator", "editor", "prior"])  # networks averaged, may be []
     join_timeout: float = 120.0  # s, wait for the expected sites
     round_timeout: float = 600.0  # s, wait for the replies of one round
 
@@ -283,8 +294,20 @@ def _check(config: Config) -> None:
         (config.codebook.size < 2, "codebook.size must be at least 2"),
         (config.data.validation_fold == config.data.test_fold, "data.validation_fold and data.test_fold must differ"),
         (
-            config.separator.stride % 2 != 0 or 10 * config.data.sampling_rate % config.separator.stride != 0,
-            "separator.stride must be even and divide the samples of 10 s",
+            bool({config.data.validation_fold, config.data.test_fold} & set(config.data.train_folds)),
+            "data.train_folds must leave out data.validation_fold and data.test_fold",
+        ),
+        (
+            not set(config.federation.share) <= set(SHAREABLE),
+            f"federation.share takes any of {', '.join(SHAREABLE)}",
+        ),
+        (
+            any(item.split(":")[-1] not in SUPERCLASSES[1:] or ":" not in item for item in config.partition.withhold),
+            f"partition.withhold takes SITE:CLASS, CLASS one of {', '.join(SUPERCLASSES[1:])}",
+        ),
+        (
+            config.separator.stride % 4 != 0 or frame_length(config.data.sampling_rate) % config.separator.stride != 0,
+            "separator.stride must be a multiple of 4 and divide the samples of a beat (.96 s)",
         ),
         (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
         (

@@ -1,8 +1,8 @@
 """From the sites' updates to the next shared model.
 
-The detector is Federated Averaging (McMahan et al. 2017, *Communication-Efficient Learning of Deep Networks from
-Decentralized Data*, algorithm 1), weighted by the number of examples, as Flower's ``FedAvg`` computes it. The codebook
-is not averaged: its statistics are summed (``lavq_core.models.codebook``).
+Detector and shared networks are averaged (Federated Averaging: McMahan et al. 2017, *Communication-Efficient Learning
+of Deep Networks from Decentralized Data*, algorithm 1), weighted by the number of examples, as Flower's ``FedAvg``
+computes it. The codebook is not averaged: its statistics are summed (``lavq_core.models.codebook``).
 """
 
 from __future__ import annotations
@@ -27,23 +27,30 @@ class SharedModel:
 
     Attributes:
         detector: state dict; floating point only, since an average of integers (BatchNorm's counters) means nothing.
-        codebook: ``codes (K, D)``, ``counts (K,)``, ``sums (K, D)``, ``prior (C, P, K+1)``, float32.
+        codebook: ``codes (K, D)``, ``counts (K,)``, ``sums (K, D)``, ``prior (C, N, K+1)``, ``requests (C, S)``,
+            float32.
+        networks: weights of the networks that ``federation.share`` names; may be empty.
     """
 
     detector: State
     codebook: State
+    networks: State
 
     def __post_init__(self) -> None:
-        whole = [name for name, value in self.detector.items() if not value.is_floating_point()]
+        whole = [
+            name for state in (self.detector, self.networks) for name, value in state.items()
+            if not value.is_floating_point()
+        ]  # fmt: skip
         if whole:
-            raise ValueError(f"the detector holds entries that cannot be averaged: {', '.join(whole)}")
+            raise ValueError(f"the model holds entries that cannot be averaged: {', '.join(whole)}")
 
     def parts(self) -> dict[str, State]:
-        """Return ``{"detector": ..., "codebook": ...}``, the form of a checkpoint."""
-        return {"detector": self.detector, "codebook": self.codebook}
+        """Return the parts by name, the form of a checkpoint; ``networks`` is left out when nothing is shared."""
+        parts = {"detector": self.detector, "codebook": self.codebook, "networks": self.networks}
+        return {name: state for name, state in parts.items() if state}
 
     def records(self) -> RecordDict:
-        """Return the two ``ArrayRecord``s of a message."""
+        """Return the ``ArrayRecord``s of a message."""
         return RecordDict({name: ArrayRecord(torch_state_dict=state) for name, state in self.parts().items()})
 
 
@@ -53,29 +60,31 @@ class SiteUpdate:
 
     Attributes:
         detector: state dict with the keys, shapes and dtypes that were sent.
-        codebook: fresh sums of this round, ``counts (K,)``, ``sums (K, D)``, ``prior (C, P, K+1)``.
+        codebook: fresh sums of this round: ``counts (K,)``, ``sums (K, D)``, ``prior (C, N, K+1)`` and ``requests
+            (C, S)``.
+        networks: like the detector, for the shared networks.
         examples: weight of this site in the average.
     """
 
     detector: State
     codebook: State
+    networks: State
     examples: int
 
 
-def average_detectors(updates: Sequence[SiteUpdate], round_number: int) -> State:
-    """Average the detectors, weighted by ``examples``; dtypes are kept."""
+def average(states: Sequence[State], examples: Sequence[int], round_number: int) -> State:
+    """Average the sites' weights, weighted by ``examples``; dtypes are kept."""
     contents = [
         RecordDict(
             {
-                "detector": ArrayRecord(torch_state_dict=update.detector),
-                "metrics": MetricRecord({"num-examples": update.examples}),
+                "weights": ArrayRecord(torch_state_dict=state),
+                "metrics": MetricRecord({"num-examples": count}),
             }
         )
-        for update in updates
+        for state, count in zip(states, examples, strict=True)
     ]
     arrays = aggregate_with(FedAvg(), round_number, contents).array_records["arrays"]
-    like = updates[0].detector
-    return {name: torch.from_numpy(arrays[name].numpy()).to(value.dtype) for name, value in like.items()}
+    return {name: torch.from_numpy(arrays[name].numpy()).to(value.dtype) for name, value in states[0].items()}
 
 
 def aggregate(
@@ -90,6 +99,8 @@ def aggregate(
         merge: ``merge_statistics`` of the codebook.
     """
     ordered = [updates[site] for site in sorted(updates)]
-    detector = average_detectors(ordered, round_number)
+    examples = [update.examples for update in ordered]
+    detector = average([update.detector for update in ordered], examples, round_number)
+    networks = average([update.networks for update in ordered], examples, round_number) if model.networks else {}
     codebook = merge(model.codebook, [update.codebook for update in ordered])
-    return SharedModel(detector, codebook)
+    return SharedModel(detector, codebook, networks)

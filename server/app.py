@@ -14,6 +14,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
 from lavq_core.models.codebook import initial_codebook, merge_statistics
 from lavq_core.models.detector import build_detector
+from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from server.aggregation import SharedModel
@@ -57,6 +58,9 @@ def serve(grid: Grid, config: Config) -> None:
 
 
 def initial_model(config: Config) -> SharedModel:
-    """Make the detector and the codebook that every site starts from; they depend on ``run.seed`` alone."""
-    detector = build_detector(config.detector, config.data.sampling_rate, config.run.seed)
-    return SharedModel(detector.state_dict(), initial_codebook(config.codebook, config.run.seed))
+    """Make what every site starts from; it depends on ``run.seed`` alone."""
+    seed = config.run.seed
+    detector = build_detector(config.detector, config.data.sampling_rate, seed)
+    codebook = initial_codebook(config.codebook, beat_tokens(config), seed)
+    networks = make_networks(config, seed).shared(config.federation.share)
+    return SharedModel(detector.state_dict(), codebook, networks)

@@ -41,14 +41,15 @@ class ReplyChecker:
             ReplyError: other keys, shapes or dtypes than sent, a value that is not finite, a negative count, or
                 ``num-examples`` outside 1..10 million.
         """
-        _expect_keys(content, {"detector", "codebook", "metrics"}, "the reply")
+        _expect_keys(content, {*self.sent.parts(), "metrics"}, "the reply")
         expected = {name: self.sent.codebook[name] for name in STATISTICS}
         detector = _read_state(content["detector"], self.sent.detector, "detector")
         codebook = _read_state(content["codebook"], expected, "codebook")
-        for name in ("counts", "prior"):
+        networks = _read_state(content["networks"], self.sent.networks, "networks") if self.sent.networks else {}
+        for name in ("counts", "prior", "requests"):
             if bool((codebook[name] < 0).any()):
                 raise ReplyError(f"codebook/{name} has negative counts")
-        return SiteUpdate(detector, codebook, _read_examples(content["metrics"]))
+        return SiteUpdate(detector, codebook, networks, _read_examples(content["metrics"]))
 
 
 def read_evaluation(content: RecordDict) -> int:

@@ -1,69 +1,37 @@
-"""A judge for twins that never trained them: trees on median-beat shapes.
+"""A judge for a run's twins that never trained them: trees on median-beat shapes (``simulations.judges.trees``).
 
-Extremely randomised trees (Geurts et al. 2006) have no gradient that an editor could follow, see another representation
-than the detector (one averaged beat per lead), and are fitted here, after training has ended, on real records only.
-Twins are made from held-out patients. The control is the same question asked of twins that were requested with *other*
-diseases: where it scores alike, twins look abnormal in general and not like the disease.
+The judge is fitted here, after training has ended, on real records only. Twins are made from held-out patients. The
+control is the same question asked of twins that were requested with *other* diseases: where it scores alike, twins look
+abnormal in general and not like the disease.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.ensemble import ExtraTreesClassifier
 
 from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import weighted_auc
-from lavq_core.models.stored import load_editor, load_shared_model
-from lavq_core.models.twins import available_diseases, make_twins
+from lavq_core.models.codebook import CodebookState
+from lavq_core.models.networks import Networks
+from lavq_core.models.prior import available_diseases, draw_statements
+from lavq_core.models.stored import load_networks, load_shared_model
+from lavq_core.models.twins import Patients, request_twins
 from lavq_core.runs.layout import RunFolder
-from lavq_core.signals.rpeaks import find_r_peaks_batch
-from lavq_core.training.site_data import token_phases
+from lavq_core.text.statements import named
+from lavq_core.training.site_data import SiteData
+from simulations.judges.trees import TreesJudge
 from simulations.summary import Metrics
 
-_BEFORE, _AFTER = 0.28, 0.42  # s around the R peak
-_TREES = 300
 _BOOTSTRAPS = 1000
 _FEWEST = 10  # healthy held-out patients below which no figure is given
 
 
-def median_beats(signals: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Describe ECGs by their median beat, baseline removed.
-
-    Args:
-        signals: ``(n, 8, T)`` mV.
-        sampling_rate: Hz.
-
-    Returns:
-        ``(n, 8 * 70)`` mV at 100 points a second; a record without two whole beats is all 0.
-    """
-    before, after = round(_BEFORE * sampling_rate), round(_AFTER * sampling_rate)
-    step = sampling_rate // 100
-    rows = []
-    for signal, peaks in zip(signals, find_r_peaks_batch(signals, sampling_rate), strict=True):
-        inside = [p for p in peaks if before <= p <= signal.shape[-1] - after]
-        if len(inside) < 2:
-            rows.append(np.zeros((signal.shape[0], (before + after) // step)))
-            continue
-        beat = np.median([signal[:, p - before : p + after] for p in inside], axis=0)  # (8, before + after)
-        rows.append((beat - beat[:, : before // 3].mean(axis=1, keepdims=True))[:, ::step])
-    return np.stack(rows).reshape(len(signals), -1)
-
-
-def fit_judge(database: Database, config: Config, seed: int = 0) -> ExtraTreesClassifier:
-    """Fit the judge on the real training records of all sites."""
-    folds = database.table["strat_fold"].to_numpy()
-    train = np.flatnonzero(~np.isin(folds, [config.data.validation_fold, config.data.test_fold]))
-    features = median_beats(database.signals(train).numpy(), database.sampling_rate)
-    trees = ExtraTreesClassifier(_TREES, min_samples_leaf=3, random_state=seed, n_jobs=-1)
-    return trees.fit(features, database.labels[train].astype(int))
-
-
 def judge_twins(run: RunFolder, config: Config, database: Database) -> Metrics:
-    """Score twins of held-out healthy patients, made by every site's editor in turn, against their originals.
+    """Score twins of held-out healthy patients, made by every site's networks in turn, against their originals.
 
     Returns:
         Per disease: ``twins.judge_auc.NAME`` (twins of the disease above their originals), its 95 % interval over
@@ -71,47 +39,55 @@ def judge_twins(run: RunFolder, config: Config, database: Database) -> Metrics:
         ``twins.judge_auc_real.NAME`` (real held-out records of the disease above the originals). Empty when no site has
         trained an editor or there are fewer than ten healthy held-out patients.
     """
-    shared = load_shared_model(run)
-    diseases = available_diseases(shared.codebook["prior"])
-    held_out = database.in_folds(config.data.validation_fold, config.data.test_fold)
+    shared, everybody = load_shared_model(run), np.arange(len(database))
+    diseases = available_diseases(shared.codebook["requests"])
+    data = SiteData("everybody", database, everybody, config)
+    held_out = data.with_beats(database.in_folds(config.data.validation_fold, config.data.test_fold))
     healthy = database.healthy_references(held_out)
     try:
-        editors = [load_editor(run, site.root.name)[0] for site in run.sites()]
+        networks = [load_networks(run, site.root.name)[0] for site in run.sites()]
     except RunError:
         return {}
     if len(healthy) < _FEWEST or len(diseases) == 0:
         return {}
-    judge = fit_judge(database, config)
-    references = database.signals(healthy)
-    phases = token_phases(references, config.separator.stride, config.data.sampling_rate)
-
-    def score(signals: torch.Tensor) -> np.ndarray:
-        probabilities = judge.predict_proba(median_beats(signals.numpy(), config.data.sampling_rate))
-        return np.stack([p[:, -1] for p in probabilities], axis=1)  # (n, 5)
-
-    originals, twins = score(references), {}
+    train = data.with_beats(data.train_positions)
+    judge = TreesJudge.fit(database.beats.take(train).median, database.labels[train], database.sampling_rate, seed=0)
+    patients = data.patients(healthy)
+    originals, twins = judge.scores(patients.input.x.numpy()), {}
     for disease in diseases.tolist():
-        parts = []
-        for number, editor in enumerate(editors):
-            rows = slice(number, None, len(editors))
-            classes = torch.full((len(references[rows]),), disease)
-            generator = torch.Generator().manual_seed(config.run.seed)
-            strength = config.twins.strength
-            made = make_twins(editor, shared.codebook, references[rows], phases[rows], classes, strength, generator)
-            parts.append((np.arange(len(references))[rows], score(made.signal)))
-        order = np.concatenate([where for where, _ in parts])
-        twins[disease] = np.concatenate([scores for _, scores in parts])[np.argsort(order)]
+        scores = np.zeros_like(originals)
+        for number, theirs in enumerate(networks):
+            rows = torch.arange(number, len(patients), len(networks))
+            median = _medians(theirs, shared.codebook, patients.take(rows), disease, config)
+            scores[rows.numpy()] = judge.scores(median)
+        twins[disease] = scores
+    return _compare(twins, originals, judge.scores(database.beats.take(held_out).median), database.labels[held_out])
+
+
+def _medians(
+    networks: Networks, codebook: CodebookState, patients: Patients, disease: int, config: Config
+) -> np.ndarray:
+    """Median beats ``(m, 8, W)`` of one twin of each patient."""
+    generator = torch.Generator().manual_seed(config.run.seed)
+    classes = torch.full((len(patients),), disease)
+    wanted = named(draw_statements(codebook["requests"], classes, generator))
+    made = request_twins(networks, codebook["codes"], patients, wanted, config, config.twins.strength, generator)
+    return made.median.numpy()
+
+
+def _compare(
+    twins: dict[int, np.ndarray], originals: np.ndarray, real_scores: np.ndarray, real_labels: np.ndarray
+) -> Metrics:
     metrics: Metrics = {}
-    real_scores, real_labels = score(database.signals(held_out)), database.labels[held_out]
-    for disease in diseases.tolist():
+    for disease, scores in twins.items():
         name = SUPERCLASSES[disease]
-        value, low, high = _above(twins[disease][:, disease], originals[:, disease])
+        value, low, high = _above(scores[:, disease], originals[:, disease])
         others = [twins[other][:, disease] for other in twins if other != disease]
         metrics |= {
             f"twins.judge_auc.{name}": value,
             f"twins.judge_auc.{name}.low": low,
             f"twins.judge_auc.{name}.high": high,
-            f"twins.judge_auc.{name}.n": len(healthy),
+            f"twins.judge_auc.{name}.n": len(originals),
         }
         if others:
             metrics[f"twins.judge_auc_shuffled.{name}"] = _auc(np.concatenate(others), originals[:, disease])

@@ -45,6 +45,7 @@ class Packed:
     ecg_ids: np.ndarray  # (n,) int64, of the records in ``signals``, in table order
     quality: dict[int, Quality]  # every row of the table by ecg_id
     fingerprint: str  # sha256 of tables and signals, the same wherever the database lies
+    place: Path  # folder of the pack
 
 
 def default_cache_dir() -> Path:
@@ -102,7 +103,7 @@ def _load(place: Path) -> Packed | None:
     except (OSError, ValueError, KeyError):
         return None
     quality = {int(i): Quality(Verdict(verdict), tuple(reasons)) for i, verdict, reasons in index["quality"]}
-    return Packed(signals, np.asarray(index["ecg_id"], dtype=np.int64), quality, index["fingerprint"])
+    return Packed(signals, np.asarray(index["ecg_id"], dtype=np.int64), quality, index["fingerprint"], place)
 
 
 def _build(place: Path, folder: Path, tables: Tables, sampling_rate: int, progress: bool) -> None:

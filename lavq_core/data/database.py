@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pandas as pd
 import torch
 
 from lavq_core.config import DataConfig
+from lavq_core.data.beat_cache import open_beats
 from lavq_core.data.cache import MICROVOLTS, default_cache_dir, open_pack
 from lavq_core.data.labels import SUPERCLASSES, superclass_labels, superclass_of
 from lavq_core.data.ptbxl import read_tables
 from lavq_core.errors import DataError
 from lavq_core.runs.layout import write_atomic
+from lavq_core.signals.beats import Beats
 from lavq_core.signals.quality import Verdict
 
 Positions = Sequence[int] | np.ndarray | torch.Tensor
@@ -35,6 +38,7 @@ class Database:
     statements: pd.DataFrame  # scp_statements.csv, indexed by code
     fingerprint: str  # sha256 of tables and signals
     packed: np.ndarray  # (n, 8, T) int16 in uV, memory-mapped
+    pack: Path  # folder of the pack in the cache
 
     @classmethod
     def open(
@@ -75,7 +79,9 @@ class Database:
             }
         )
         quality["owner"] = _owners(tables.listing, table)
-        return cls(folder, sampling_rate, table, labels, quality, tables.statements, pack.fingerprint, pack.signals)
+        return cls(
+            folder, sampling_rate, table, labels, quality, tables.statements, pack.fingerprint, pack.signals, pack.place
+        )
 
     @classmethod
     def configured(cls, config: DataConfig, folder: str | Path | None = None, progress: bool = True) -> Database:
@@ -90,6 +96,11 @@ class Database:
         """Read signals from the memory map: float32 (m, 8, T) in mV, leads of ``INDEPENDENT_LEADS``."""
         chosen = self.packed[self._all(positions)]  # (m, 8, T) int16, a copy
         return torch.from_numpy(chosen.astype(np.float32)).div_(MICROVOLTS)
+
+    @cached_property
+    def beats(self) -> Beats:
+        """Every record in the beat frame, found the first time and kept beside the pack."""
+        return open_beats(self.pack, self.packed, self.sampling_rate)
 
     def positions_of(self, ecg_ids: Sequence[int]) -> np.ndarray:
         """Return the positions of records by ``ecg_id``, in the order asked.

@@ -7,7 +7,10 @@ diagnostic statements belongs to it, however unlikely the cardiologist thought i
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,17 @@ from lavq_core.errors import ConfigError, DataError
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """The order of labels, probabilities and scores everywhere."""
+
+
+@cache
+def public_statements() -> pd.DataFrame:
+    """Return the 71 statements of SCP-ECG (EN 1064) that PTB-XL uses, indexed by code.
+
+    Columns ``description`` (English), ``diagnostic``, ``form``, ``rhythm`` (0 or 1) and ``diagnostic_class``. One table
+    for all sites: a hospital that words them otherwise would give the shared networks other embeddings.
+    """
+    text = (Path(__file__).parent / "statements.json").read_text(encoding="utf-8")
+    return pd.DataFrame(json.loads(text)).set_index("code")
 
 
 def class_index(disease: str) -> int:
@@ -55,6 +69,21 @@ def superclass_of(statements: pd.DataFrame) -> dict[str, str]:
     diagnostic = statements[statements["diagnostic"] == 1]
     classes = diagnostic["diagnostic_class"]
     return {str(code): name for code, name in classes.items() if name in SUPERCLASSES}
+
+
+def diagnostic_statements() -> tuple[str, ...]:
+    """Return the codes of the 44 diagnostic statements, sorted: the order of counts by statement everywhere."""
+    return tuple(sorted(superclass_of(public_statements())))
+
+
+def statement_matrix(statements: Iterable[Iterable[str]]) -> np.ndarray:
+    """Tell which diagnostic statements each record carries: (n, 44) float32 of 0 and 1."""
+    order = {code: column for column, code in enumerate(diagnostic_statements())}
+    rows = [[order[code] for code in codes if code in order] for codes in statements]
+    matrix = np.zeros((len(rows), len(order)), dtype=np.float32)
+    for row, columns in enumerate(rows):
+        matrix[row, columns] = 1.0
+    return matrix
 
 
 def superclass_labels(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+COVARIATES = 3  # log RR interval, age, sex: see ``lavq_core.training.guided.covariates``
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm (Wu and He 2018) with the largest number of groups up to 8 that divides the channels."""
@@ -27,41 +29,62 @@ class TokenBlock(nn.Module):
         return x + self.project(F.gelu(self.mix(F.gelu(self.norm(x)))))
 
 
-class TokenStem(nn.Module):
-    """Signal to tokens that keep time: a strided convolution and residual blocks.
+class BeatStem(nn.Module):
+    """Median beat to tokens that keep time: a strided convolution, the place in the beat, and residual blocks.
 
     Args:
         leads: input channels.
         width: channels of a token.
         stride: samples a token; the kernel is three strides wide.
+        tokens: tokens of a beat N; each has a learned embedding, for it is always the same phase of the beat.
         blocks: residual blocks, with dilations 1, 2, 4, 1, 2, ...
     """
 
-    def __init__(self, leads: int, width: int, stride: int, blocks: int) -> None:
+    def __init__(self, leads: int, width: int, stride: int, tokens: int, blocks: int) -> None:
         super().__init__()
         self.embed = nn.Conv1d(leads, width, 3 * stride, stride=stride, padding=stride)
+        self.place = nn.Parameter(0.02 * torch.randn(width, tokens))
+        self.patient = nn.Linear(COVARIATES, width)
         self.blocks = nn.Sequential(*(TokenBlock(width, 2 ** (i % 3)) for i in range(blocks)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, leads, T)`` to ``(B, width, T / stride)``."""
-        return self.blocks(self.embed(x))
+    def forward(self, x: Tensor, covariates: Tensor) -> Tensor:
+        """Map ``(B, leads, W)`` and covariates ``(B, 3)`` to ``(B, width, N)``, N = W / stride."""
+        return self.blocks(self.embed(x) + self.place + self.patient(covariates).unsqueeze(-1))
 
 
-class ReportAttention(nn.Module):
-    """Cross-attention: ECG tokens ask, report tokens and one learned null token answer.
+class Attention(nn.Module):
+    """Multi-head attention in a few lines.
 
-    Own few lines rather than ``nn.MultiheadAttention``: differential privacy needs per-sample gradients of it, and
-    Opacus' replacement computes another function when batches come first.
+    Not ``nn.MultiheadAttention``: differential privacy needs per-sample gradients of it, and Opacus' replacement
+    computes another function when batches come first.
     """
 
     def __init__(self, width: int, memory_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.null = nn.Parameter(torch.zeros(1, 1, memory_width))
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(memory_width, width)
         self.value = nn.Linear(memory_width, width)
         self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Answer ``tokens (B, N, width)`` from ``memory (B, L, memory_width)``; ``mask (B, L)`` bool, true if there."""
+        split = (self.heads, tokens.shape[-1] // self.heads)
+        q = self.query(tokens).unflatten(-1, split).transpose(1, 2)  # (B, H, N, width / H)
+        k = self.key(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, L, width / H)
+        v = self.value(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, L, width / H)
+        attended = None if mask is None else mask[:, None, None, :]
+        answer = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)  # (B, H, N, width / H)
+        return self.out(answer.transpose(1, 2).flatten(2))  # (B, N, width)
+
+
+class ReportAttention(nn.Module):
+    """Cross-attention: ECG tokens ask, report tokens and one learned null token answer."""
+
+    def __init__(self, width: int, memory_width: int, heads: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(1, 1, memory_width))
+        self.attention = Attention(width, memory_width, heads)
         # Unit vectors have entries of 1/sqrt(width): unscaled, the report would speak ten times softer than the ECG.
         self.loudness = nn.LayerNorm(memory_width, elementwise_affine=False)
 
@@ -76,12 +99,5 @@ class ReportAttention(nn.Module):
         Returns:
             ``(B, N, width)``.
         """
-        B, N, width = tokens.shape
-        memory = torch.cat([self.null.expand(B, -1, -1), self.loudness(memory)], dim=1)  # (B, 1 + L, memory_width)
-        mask = torch.cat([mask.new_ones(B, 1), mask], dim=1)  # (B, 1 + L)
-        split = (self.heads, width // self.heads)
-        q = self.query(tokens).unflatten(-1, split).transpose(1, 2)  # (B, H, N, width / H)
-        k = self.key(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, 1 + L, width / H)
-        v = self.value(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, 1 + L, width / H)
-        answer = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (B, H, N, width / H)
-        return self.out(answer.transpose(1, 2).reshape(B, N, width))
+        memory = torch.cat([self.null.expand(len(tokens), -1, -1), self.loudness(memory)], dim=1)  # (B, 1 + L, ...)
+        return self.attention(tokens, memory, torch.cat([mask.new_ones(len(mask), 1), mask], dim=1))

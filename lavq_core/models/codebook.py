@@ -7,12 +7,13 @@ statistics: nothing else about a patient is in it.
 
 The state is a dict of tensors that travels as it is:
 
-==========  ===============  ==================================================================================
-``codes``   ``(K, D)``       unit vectors
-``counts``  ``(K,)``         running number of latents assigned to each code
-``sums``    ``(K, D)``       running sum of those (unit) latents
-``prior``   ``(C, P, K+1)``  running class prior, see ``lavq_core.models.prior``
-==========  ===============  ==================================================================================
+============  ===============  ================================================================================
+``codes``     ``(K, D)``       unit vectors
+``counts``    ``(K,)``         running number of latents assigned to each code
+``sums``      ``(K, D)``       running sum of those (unit) latents
+``prior``     ``(C, N, K+1)``  running class prior, see ``lavq_core.models.prior``
+``requests``  ``(C, S)``       running counts of the statements of each superclass
+============  ===============  ================================================================================
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lavq_core.config import CodebookConfig
-from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.models.prior import PHASES
+from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 
 CodebookState = dict[str, Tensor]
-STATISTICS = ("counts", "sums", "prior")  # what a site sends back
+STATISTICS = ("counts", "sums", "prior", "requests")  # what a site sends back
 _DEAD_SHARE = 0.01  # a code with less than this share of the mean count is dead
 _SPLIT_ANGLE = 0.2  # length of the step by which a revived code leaves the popular one
 
 
-def initial_codebook(config: CodebookConfig, seed: int) -> CodebookState:
+def initial_codebook(config: CodebookConfig, tokens: int, seed: int) -> CodebookState:
     """Make the server's codebook: random directions and empty statistics.
 
     One initialisation for everybody: sites that start their own and average by index lose the codes (DESIGN section 4).
+    ``tokens`` is N, of a beat.
     """
     generator = torch.Generator().manual_seed(seed)
     K, D = config.size, config.dim
@@ -45,7 +46,8 @@ def initial_codebook(config: CodebookConfig, seed: int) -> CodebookState:
         "codes": F.normalize(torch.randn(K, D, generator=generator), dim=-1),
         "counts": torch.zeros(K),
         "sums": torch.zeros(K, D),
-        "prior": torch.zeros(len(SUPERCLASSES), PHASES, K + 1),
+        "prior": torch.zeros(len(SUPERCLASSES), tokens, K + 1),
+        "requests": torch.zeros(len(SUPERCLASSES), len(diagnostic_statements())),
     }
 
 
@@ -112,7 +114,7 @@ def merge_statistics(
 
     Args:
         state: the running state.
-        fresh: one ``{"counts", "sums", "prior"}`` per site, each the plain sum over this round.
+        fresh: one ``{"counts", "sums", "prior", "requests"}`` per site, each the plain sum over this round.
         decay: share of the running statistics that is kept.
 
     Returns:
@@ -143,9 +145,10 @@ def revive_dead_codes(state: CodebookState) -> None:
     generator = torch.Generator().manual_seed(len(counts))
     steps = F.normalize(torch.randn(*state["codes"].shape, generator=generator, dtype=torch.float64), dim=-1)
     steps = steps.to(state["codes"].dtype)
+    prior = [state["prior"].movedim(-1, 0)] if "prior" in state else []  # a site's moving average has none
     for dead in (counts < _DEAD_SHARE * counts.mean()).nonzero().flatten().tolist():
         popular = int(counts.argmax())
-        for values in (counts, state["sums"], state["prior"].movedim(-1, 0)):
+        for values in (counts, state["sums"], *prior):
             values[popular] *= 0.5
             values[dead] += values[popular]
         aside = F.normalize(state["codes"][popular] + _SPLIT_ANGLE * steps[dead], dim=-1)

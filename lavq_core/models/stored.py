@@ -1,11 +1,10 @@
-"""Models on disk: the shared model that hospitals take home, and the separator and editor that stay on site."""
+"""Models on disk: the shared model that hospitals take home, and the networks that a site keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lavq_core.config import Config, load_config
@@ -13,8 +12,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector, build_detector
-from lavq_core.models.editor import Editor
-from lavq_core.models.separator import Separator
+from lavq_core.models.networks import Networks, make_networks
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder, SiteFolder
 
@@ -43,8 +41,8 @@ def load_shared_model(run: RunFolder) -> SharedModel:
     return SharedModel(detector, parts["codebook"], config, tuple(about["classes"]))
 
 
-def load_editor(run: RunFolder, site: str) -> tuple[Editor, SiteFolder]:
-    """Load the editor that one hospital of the run keeps for itself.
+def load_networks(run: RunFolder, site: str) -> tuple[Networks, SiteFolder]:
+    """Load the networks as one hospital of the run holds them: its own, and the shared ones of the final round.
 
     Args:
         run: the run folder.
@@ -60,16 +58,10 @@ def load_editor(run: RunFolder, site: str) -> tuple[Editor, SiteFolder]:
     if site and site not in by_name:
         raise RunError(f"unknown site {site!r}: choose one of {', '.join(by_name)}")
     folder = by_name[site] if site else here[0]
-    _, editor = load_private(load_config(run.config), folder.private_model)
-    return editor, folder
-
-
-def make_models(config: Config, seed: int) -> tuple[Separator, Editor]:
-    """Make separator and editor from the seed alone: every site starts from the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        separator = Separator(config.separator, config.codebook, config.text.width)
-        return separator, Editor(config.separator, config.codebook)
+    networks = load_private(load_config(run.config), folder.private_model)
+    parts, _ = load_artefact(run.model)
+    networks.take_over(parts.get("networks", {}))
+    return networks, folder
 
 
 def shared_detector(config: Config, state: StateDict) -> Detector:
@@ -79,17 +71,16 @@ def shared_detector(config: Config, state: StateDict) -> Detector:
     return model.eval()
 
 
-def load_private(config: Config, folder: Path) -> tuple[Separator, Editor]:
-    """Load the site's separator and editor; before its first round, those that every site starts from."""
-    separator, editor = make_models(config, config.run.seed)
+def load_private(config: Config, folder: Path) -> Networks:
+    """Load the site's networks in eval mode; before its first round, those that every site starts from."""
+    networks = make_networks(config, config.run.seed)
     if (folder / "manifest.json").is_file():
         parts, _ = load_artefact(folder)
-        separator.load_state_dict(parts["separator"])
-        editor.load_state_dict(parts["editor"])
-    return separator.eval(), editor.eval()
+        networks.load_state_dict(parts["networks"])
+    return networks.eval()
 
 
-def save_private(folder: Path, separator: Separator, editor: Editor, number: int) -> None:
-    """Keep the site's separator and editor on its disk, atomically."""
-    parts = {"separator": separator.state_dict(), "editor": editor.state_dict()}
-    save_artefact(folder, parts, {"round": number, "classes": list(SUPERCLASSES), "leaves_the_site": False})
+def save_private(folder: Path, networks: Networks, number: int) -> None:
+    """Keep the site's networks on its disk, atomically."""
+    about = {"round": number, "classes": list(SUPERCLASSES), "leaves_the_site": False}
+    save_artefact(folder, {"networks": networks.state_dict()}, about)

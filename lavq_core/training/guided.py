@@ -1,34 +1,28 @@
-"""ECGs with their reports: what separator and editor train on."""
+"""Beats with their reports and labels: what separator, editor and prior network train on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.models.beat_input import BeatInput
 
 NORM = SUPERCLASSES.index("NORM")
 
 
 @dataclass
-class GuidedEcgs:
-    """A set of ECGs, their labels, report tokens and beat phases."""
+class GuidedBeats(BeatInput):
+    """A set of ECGs in the beat frame with what is known of them."""
 
-    x: Tensor  # (n, 8, T) mV
     y: Tensor  # (n, 5) 0 or 1
-    memory: Tensor  # (n, L, width)
+    memory: Tensor  # (n, L, width) report tokens, guide the separator
     mask: Tensor  # (n, L) bool
-    phases: Tensor  # (n, N) int64 beat phase of each token
-
-    def take(self, rows: Tensor, device: torch.device) -> GuidedEcgs:
-        """Copy some rows to a device."""
-        parts = (self.x, self.y, self.memory, self.mask, self.phases)
-        return GuidedEcgs(*(part[rows].to(device) for part in parts))
-
-    def __len__(self) -> int:
-        return len(self.x)
+    asked: Tensor  # (n, M, width) statements' tokens, the form in which a twin is asked for
+    asked_mask: Tensor  # (n, M) bool
+    statements: Tensor  # (n, S) 0 or 1, diagnostic statements see ``statement_matrix``
+    places: Tensor  # (n, L) int64, see ``lavq_core.models.strip``
 
     def abnormal(self) -> Tensor:
         """Rows with any superclass but NORM."""

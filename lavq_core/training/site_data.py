@@ -11,12 +11,15 @@ import torch
 
 from lavq_core.config import Config
 from lavq_core.data.database import Database
-from lavq_core.data.labels import superclass_of
-from lavq_core.models.prior import beat_phases
-from lavq_core.signals.rpeaks import find_r_peaks_batch
-from lavq_core.text.encoders import make_encoder
-from lavq_core.text.memory import ReportMemory, free_text_memory, statement_memory
-from lavq_core.training.guided import GuidedEcgs
+from lavq_core.data.labels import SUPERCLASSES, public_statements, statement_matrix
+from lavq_core.data.requests import statement_names
+from lavq_core.models.beat_input import BeatInput
+from lavq_core.models.strip import strip_places
+from lavq_core.models.twins import Patients
+from lavq_core.text.memory import ReportMemory, free_text_memory
+from lavq_core.text.statements import public_encoder, requests
+from lavq_core.training.detector_training import LabelledEcgs
+from lavq_core.training.guided import GuidedBeats
 
 
 @dataclass(frozen=True)
@@ -30,58 +33,79 @@ class SiteData:
     database: Database
     positions: np.ndarray  # (n,) rows of the database that are this site's
     config: Config
-
-    @cached_property
-    def train(self) -> GuidedEcgs:
-        """Records of all folds but the validation and test fold."""
-        return self._guided(self.train_positions)
+    withheld: tuple[str, ...] = ()  # superclasses whose records it may not train on (transfer experiments)
 
     @cached_property
     def train_positions(self) -> np.ndarray:
-        """Rows of the database to train on."""
-        held_out = (self.config.data.validation_fold, self.config.data.test_fold)
-        folds = self.database.table["strat_fold"].to_numpy()[self.positions]
-        return self.positions[~np.isin(folds, held_out)]
+        """Rows of the database to train on: those of the training folds."""
+        chosen = self.fold_positions(*self.config.data.train_folds)
+        columns = [SUPERCLASSES.index(name) for name in self.withheld]
+        return chosen[self.database.labels[chosen][:, columns].sum(axis=1) == 0]
 
-    def fold_positions(self, fold: int) -> np.ndarray:
-        """Rows of the database in one fold."""
-        folds = self.database.table["strat_fold"].to_numpy()[self.positions]
-        return self.positions[folds == fold]
+    def fold_positions(self, *folds: int) -> np.ndarray:
+        """Rows of the database in some folds."""
+        own = self.database.table["strat_fold"].to_numpy()[self.positions]
+        return self.positions[np.isin(own, folds)]
 
     def rows(self, positions: np.ndarray) -> pd.DataFrame:
         """Table rows of some positions."""
         return self.database.table.iloc[positions]
 
-    def phases(self, positions: np.ndarray) -> torch.Tensor:
-        """Beat phase of every token: ``(n, N)`` int64."""
-        signals = self.database.signals(positions)
-        return token_phases(signals, self.config.separator.stride, self.config.data.sampling_rate)
+    @cached_property
+    def ecgs(self) -> LabelledEcgs:
+        """Training records for the detector."""
+        labels = torch.from_numpy(self.database.labels[self.train_positions])
+        return LabelledEcgs(self.database.signals(self.train_positions), labels, torch.ones(len(labels)))
 
-    def _guided(self, positions: np.ndarray) -> GuidedEcgs:
-        memory = self._memory(positions)
-        return GuidedEcgs(
-            x=self.database.signals(positions),
+    @cached_property
+    def beats(self) -> GuidedBeats:
+        """Training records for separator and editor: those whose beats were found."""
+        return self.guided(self.train_positions)
+
+    @cached_property
+    def healthy(self) -> Patients:
+        """NORM-only training records whose beats were found: whom twins are made of."""
+        return self.patients(self.train_positions[self.database.norm_only()[self.train_positions]])
+
+    def patients(self, positions: np.ndarray) -> Patients:
+        """Records in the beat frame, for twins; those without enough beats of one shape are left out."""
+        positions = self.with_beats(positions)
+        signals = self.database.signals(positions)
+        beats = self.database.beats.take(positions)
+        return Patients(signals, beats, self._input(positions), self.config.data.sampling_rate)
+
+    def with_beats(self, positions: np.ndarray) -> np.ndarray:
+        """Keep the positions whose records have enough beats of one shape."""
+        return positions[self.database.beats.found()[positions]]
+
+    def guided(self, positions: np.ndarray) -> GuidedBeats:
+        """Records in the beat frame with reports and labels; those without enough beats are left out."""
+        positions = self.with_beats(positions)
+        given, beats = self._input(positions), self.database.beats.take(positions)
+        shown = set(statement_names(public_statements()))  # diagnostic and form: what a beat can show
+        codes = [[code for code in row if code in shown] for row in self.rows(positions)["statements"]]
+        asked = requests(codes, self.config.text)
+        memory = asked if self.config.text.source == "statements" else self._free_text(positions)
+        return GuidedBeats(
+            x=given.x,
+            covariates=given.covariates,
+            valid=given.valid,
             y=torch.from_numpy(self.database.labels[positions]),
             memory=memory.tokens,
             mask=memory.mask,
-            phases=self.phases(positions),
+            asked=asked.tokens,
+            asked_mask=asked.mask,
+            statements=torch.from_numpy(statement_matrix(codes)),
+            places=strip_places(
+                torch.from_numpy(beats.rr), torch.from_numpy(beats.valid), self.config.data.sampling_rate
+            ),
         )
 
-    def _memory(self, positions: np.ndarray) -> ReportMemory:
-        """Report tokens: descriptions of the diagnostic statements, or the free text."""
-        text, table = self.config.text, self.rows(positions)
-        descriptions = self.database.statements["description"].dropna().astype(str).to_dict()
-        encoder = make_encoder(text.encoder, text.width, list(descriptions.values()))
-        if text.source == "report":
-            return free_text_memory(list(table["report"]), encoder)
-        diagnostic = superclass_of(self.database.statements)
-        statements = [[code for code in codes if code in diagnostic] for codes in table["statements"]]
-        return statement_memory(statements, descriptions, encoder)
+    def _input(self, positions: np.ndarray) -> BeatInput:
+        rows = self.rows(positions)
+        age, sex = (rows[name].to_numpy(dtype=float, na_value=np.nan) for name in ("age", "sex"))
+        return BeatInput.of(self.database.beats.take(positions), age, sex, self.config.separator.stride)
 
-
-def token_phases(signals: torch.Tensor, stride: int, sampling_rate: int) -> torch.Tensor:
-    """Beat phase of every token of ECGs ``(n, 8, T)`` in mV: ``(n, T / stride)`` int64."""
-    tokens = signals.shape[-1] // stride
-    peaks = find_r_peaks_batch(signals.numpy(), sampling_rate)
-    rows = [beat_phases(found, tokens, stride, sampling_rate) for found in peaks]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, tokens, dtype=torch.int64)
+    def _free_text(self, positions: np.ndarray) -> ReportMemory:
+        text = self.config.text
+        return free_text_memory(list(self.rows(positions)["report"]), public_encoder(text.encoder, text.width))

@@ -27,12 +27,12 @@ class Cohort:
 
     @classmethod
     def of_run(cls, database: Database, config: Config) -> Cohort:
-        """Split a run's patients: members have records in the training folds, non-members in the held-out folds only.
+        """Split a run's patients: members have records in the training folds, non-members in others only.
 
         Folds keep patients together in PTB-XL. Where they do not, a patient of both sides is a member and is scored by
         the records that were trained on.
         """
-        held_out = database.table["strat_fold"].isin((config.data.validation_fold, config.data.test_fold)).to_numpy()
+        held_out = ~database.table["strat_fold"].isin(config.data.train_folds).to_numpy()
         patients, owner = np.unique(database.table["patient_id"].to_numpy(), return_inverse=True)
         member = np.zeros(len(patients), dtype=bool)
         member[owner[~held_out]] = True

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulations.commands.arguments import add_settings
 
+if TYPE_CHECKING:
+    from simulations.experiments.results_file import Row
+
 HELP = "run an experiment over several arms and seeds and write its results file"
 EXAMPLE = """\
-  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
+  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 --site site-2 --classes MI preset=ptbxl"""
+_NAMES = {
+    "federation": "centralised, local only, federated",
+    "twins": "twins before judges that never trained them",
+    "transfer": "twins of a disease that a site never saw",
+}
+_SHARES = ("all", "editor", "prior", "codebook")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", choices=["federation"], help="federation: centralised, local only, federated")
+    parser.add_argument("name", choices=list(_NAMES), help="; ".join(f"{k}: {v}" for k, v in _NAMES.items()))
     add_settings(parser)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default 3)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at the same time, one core each (default 2)")
     parser.add_argument("--work", metavar="DIR", help="keeps each training, so that a broken-off experiment goes on")
+    parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
+    parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
+    parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -29,15 +45,14 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lavq_core.data.database import Database
-    from simulations.experiments.federation import run_experiment, score
-    from simulations.experiments.results_file import FOLDER, write_results
+    from simulations.experiments.results_file import write_results
     from simulations.launch import prepare
 
     began = time.monotonic()
-    work = Path(args.work or "runs/experiment-federation").resolve()
+    work = Path(args.work or f"runs/experiment-{args.name}").resolve()
     overrides, config = prepare(args.overrides, args.data, str(work / "unused"), "experiment")
     overrides = [override for override in overrides if not override.startswith("run.dir=")]
-    predictions = run_experiment(overrides, args.seeds, work, args.workers)
+    rows = _experiment(args, overrides, work)()
     settings = config.data
     database = Database.configured(settings)
     data = {
@@ -47,14 +62,29 @@ def execute(args: argparse.Namespace) -> int:
         "patients": int(database.table["patient_id"].nunique()),
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
+    own = ["--site", args.site, "--classes", *args.classes, "--share", *args.share] if args.name == "transfer" else []
     command = shlex.join(
-        ["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *args.overrides]
+        ["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *own, *args.overrides]
     )
-    path = write_results(args.name, command, data, time.monotonic() - began, score(predictions))
-    kept = FOLDER / "predictions" / f"{args.name}.csv.gz"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.drop(columns=["fold"]).to_csv(
-        kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0}
-    )
+    path = write_results(args.name, command, data, time.monotonic() - began, rows)
     Console().print(f"results: {path}\nnow `lavq results` puts them into the README", soft_wrap=True, highlight=False)
     return 0
+
+
+def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> Callable[[], list[Row]]:
+    if args.name == "twins":
+        from simulations.experiments.twins import run_twins
+
+        return lambda: run_twins(overrides, args.seeds, work, args.workers)
+    if args.name == "transfer":
+        from simulations.experiments.transfer import run_transfer
+
+        return lambda: run_transfer(overrides, args.seeds, work, args.workers, args.site, args.classes, args.share)
+    from simulations.experiments.federation import run_experiment, score, write_predictions
+
+    def federation() -> list[Row]:
+        predictions = run_experiment(overrides, args.seeds, work, args.workers)
+        write_predictions(predictions)
+        return score(predictions)
+
+    return federation

@@ -6,29 +6,26 @@ arm's final detector; a record is reported under the hospital that the site part
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from lavq_core.config import Config, compose
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import BOOTSTRAPS, class_aucs, weighted_auc
 from lavq_core.runs.layout import RunFolder
-from simulations.experiments.results_file import Row
+from simulations.experiments.generators import ONE_SITE
+from simulations.experiments.pool import each_seed
+from simulations.experiments.results_file import FOLDER, Row
 from simulations.launch import quoted
 from simulations.partitions import partition
 
 ARMS = ("centralised/site", "local/site", "fedavg/site", "fedavg-no-twins/site")
 _NO_TWINS = ["twins.per_record=0", "separator_training.steps=0"]  # without twins nobody needs the separator
-_ONE_CLIENT = ["partition.scheme=iid", "federation.sites=1", "federation.min_sites=1"]
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,12 @@ def run_experiment(overrides: Sequence[str], seeds: int, work: Path, workers: in
         for seed in range(seeds)
         for arm in ARMS
     ]
-    console, parts = Console(stderr=True), {}
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half-way
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending = {pool.submit(_train, job): job for job in jobs}
-        for done in as_completed(pending):
-            job = pending[done]
-            parts[job] = done.result()
-            console.print(f"{job.arm}, seed {job.seed}: {len(parts)} of {len(jobs)} trainings done", highlight=False)
-    return pd.concat([parts[job] for job in jobs], ignore_index=True)
+    parts = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
+    return pd.concat(parts, ignore_index=True)
 
 
 def _train(job: Job) -> pd.DataFrame:
     """Train one arm in a process of its own; its predictions on the test fold."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     file = job.folder / "test-predictions.csv"
     if not file.is_file():
         overrides = [*job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
@@ -77,7 +66,7 @@ def _train(job: Job) -> pd.DataFrame:
 def _train_together(arm: str, overrides: list[str]) -> pd.DataFrame:
     from simulations.inprocess import run_in_process
 
-    overrides = overrides + (_ONE_CLIENT if arm.startswith("centralised") else [])
+    overrides = overrides + (list(ONE_SITE) if arm.startswith("centralised") else [])
     overrides = overrides + (_NO_TWINS if "no-twins" in arm or arm.startswith("centralised") else [])
     config = compose(overrides)
     run = RunFolder(Path(config.run.dir))
@@ -88,12 +77,12 @@ def _train_together(arm: str, overrides: list[str]) -> pd.DataFrame:
 
 def _train_local(overrides: list[str]) -> pd.DataFrame:
     """Every hospital alone: the rounds of a federation in which nobody else takes part."""
-    from client.evaluation import write_predictions
+    from client import evaluation
     from client.site import Site
     from lavq_core.models.codebook import merge_statistics
     from lavq_core.models.stored import shared_detector
     from lavq_core.training.site_data import SiteData
-    from lavq_core.training.site_round import train_round
+    from lavq_core.training.site_round import SharedState, train_round
     from server.app import initial_model
 
     config = compose([*overrides, *_NO_TWINS])
@@ -101,14 +90,13 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
     database, shares = _hospitals(config)
     for name, positions in shares.items():
         site = Site(SiteData(name, database, positions, config), run.site(name))
-        model = initial_model(config)
-        detector, codebook = model.detector, model.codebook
-        for number in range(1, config.federation.rounds + 1):
-            update = train_round(
-                site.data, site.folder.private_model, detector, codebook, number, config.federation.rounds
-            )
-            detector, codebook = update.detector, merge_statistics(codebook, [update.statistics])
-        write_predictions(site, shared_detector(config, detector))
+        model, rounds = initial_model(config), config.federation.rounds
+        shared = SharedState(model.detector, model.codebook, model.networks)
+        for number in range(1, rounds + 1):
+            update = train_round(site.data, site.folder.private_model, shared, number, rounds)
+            codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
+            shared = SharedState(update.detector, codebook, update.networks)
+        evaluation.write_predictions(site, shared_detector(config, shared.detector))
         parts.append(pd.read_csv(site.folder.predictions))
     table = pd.concat(parts, ignore_index=True)
     return table[table["fold"] == config.data.test_fold]
@@ -116,7 +104,7 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
 
 def _with_hospitals(table: pd.DataFrame, overrides: Sequence[str]) -> pd.DataFrame:
     """Name each record's hospital in the site partition, whatever partition it was trained in."""
-    database, shares = _hospitals(compose([o for o in overrides if o not in _ONE_CLIENT]))
+    database, shares = _hospitals(compose([o for o in overrides if o not in ONE_SITE]))
     owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
 
@@ -125,6 +113,15 @@ def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
     """Open the database and deal it out by recording site: positions by hospital."""
     database = Database.configured(config.data)
     return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
+
+
+def write_predictions(predictions: pd.DataFrame) -> None:
+    """Keep the predictions behind the results, small and re-scorable."""
+    kept = FOLDER / "predictions" / "federation.csv.gz"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    predictions.drop(columns=["fold"]).to_csv(
+        kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0}
+    )
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:

@@ -1,6 +1,7 @@
 """Toy sites and a model of a few numbers: whole federations run in milliseconds."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from lavq_core.config import FederationConfig
-from lavq_core.models.codebook import merge_statistics
+from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.events import EventLog, read_events
 from lavq_core.runs.layout import RunFolder
 from server.aggregation import SharedModel
@@ -20,7 +21,7 @@ from server.round_loop import RoundLoop
 from simulations.inprocess import RUN_ID, InProcessGrid
 
 Site = Callable[[Message, Context], RecordDict]
-K, D, C, P = 3, 2, 5, 4  # codes, their width, classes, phases
+K, D, C, N, S = 3, 2, 5, 4, 6  # codes, their width, classes, tokens of a beat, statements
 
 
 @pytest.fixture
@@ -32,25 +33,29 @@ def model() -> SharedModel:
             "codes": torch.nn.functional.normalize(torch.randn(K, D, generator=generator), dim=-1),
             "counts": torch.zeros(K),
             "sums": torch.zeros(K, D),
-            "prior": torch.zeros(C, P, K + 1),
+            "prior": torch.zeros(C, N, K + 1),
+            "requests": torch.zeros(C, S),
         },
+        {"editor.null": torch.randn(D, generator=generator), "prior.head.bias": torch.randn(3, generator=generator)},
     )
 
 
-def update(detector: Mapping[str, torch.Tensor], value: float, examples: int) -> RecordDict:
-    """A site's reply: the detector with ``value`` added, ``value`` in every statistic."""
+@pytest.fixture
+def private_networks(model: SharedModel) -> SharedModel:
+    """The same model in a federation that shares no network: ``federation.share=[]``."""
+    return replace(model, networks={})
+
+
+def update(sent: Mapping[str, Mapping[str, torch.Tensor]], value: float, examples: int) -> RecordDict:
+    """A site's reply: ``value`` added to every weight that was sent, ``value`` in every statistic."""
+    learnt = {
+        part: ArrayRecord({name: weights + value for name, weights in state.items()})
+        for part, state in sent.items()
+        if part != "codebook"
+    }
+    statistics = {name: torch.full(sent["codebook"][name].shape, value) for name in STATISTICS}
     return RecordDict(
-        {
-            "detector": ArrayRecord({name: weights + value for name, weights in detector.items()}),
-            "codebook": ArrayRecord(
-                {
-                    "counts": torch.full((K,), value),
-                    "sums": torch.full((K, D), value),
-                    "prior": torch.full((C, P, K + 1), value),
-                }
-            ),
-            "metrics": MetricRecord({"num-examples": examples}),
-        }
+        {**learnt, "codebook": ArrayRecord(statistics), "metrics": MetricRecord({"num-examples": examples})}
     )
 
 
@@ -59,7 +64,7 @@ def good_update(model: SharedModel) -> Callable[..., RecordDict]:
     """Make a reply that the server accepts."""
 
     def make(value: float = 1.0, examples: int = 10) -> RecordDict:
-        return update(model.detector, value, examples)
+        return update(model.parts(), value, examples)
 
     return make
 
@@ -67,8 +72,12 @@ def good_update(model: SharedModel) -> Callable[..., RecordDict]:
 def good_site(message: Message, context: Context) -> RecordDict:
     """Site i adds i + 1 to every weight and has 10 (i + 1) examples."""
     number = int(context.node_config["partition-id"]) + 1
-    detector = message.content.array_records["detector"].to_torch_state_dict()
-    return update(detector, float(number), 10 * number)
+    return update(states_of(message), float(number), 10 * number)
+
+
+def states_of(message: Message) -> dict[str, dict[str, torch.Tensor]]:
+    """The state dicts that a site was sent, by part."""
+    return {part: dict(record.to_torch_state_dict()) for part, record in message.content.array_records.items()}
 
 
 @pytest.fixture

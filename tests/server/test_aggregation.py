@@ -1,4 +1,4 @@
-"""The next shared model is the weighted mean of the detectors and the sum of the codebook statistics."""
+"""The next shared model is the weighted mean of detectors and networks, and the sum of the codebook statistics."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.aggregation import SharedModel, SiteUpdate, aggregate, average_detectors
+from server.aggregation import SharedModel, SiteUpdate, aggregate, average
 
 
 def summed(state: Mapping[str, Tensor], fresh: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -19,8 +19,14 @@ def summed(state: Mapping[str, Tensor], fresh: Sequence[Mapping[str, Tensor]]) -
     }
 
 
-def one_weight(value: float, examples: int) -> SiteUpdate:
-    return SiteUpdate({"w": torch.tensor([value])}, {"counts": torch.tensor([value])}, examples)
+def one_weight(value: float, examples: int, shares_networks: bool = True) -> SiteUpdate:
+    weight = torch.tensor([value])
+    return SiteUpdate({"w": weight}, {"counts": weight}, {"prior.w": weight} if shares_networks else {}, examples)
+
+
+def one_weight_model(shares_networks: bool = True) -> SharedModel:
+    networks = {"prior.w": torch.zeros(1)} if shares_networks else {}
+    return SharedModel({"w": torch.zeros(1)}, {"codes": torch.eye(2), "counts": torch.tensor([1.0])}, networks)
 
 
 @given(
@@ -30,21 +36,51 @@ def one_weight(value: float, examples: int) -> SiteUpdate:
         max_size=8,
     )
 )
-def test_the_detector_is_the_mean_weighted_by_examples(sites: list[tuple[float, int]]) -> None:
-    averaged = average_detectors([one_weight(value, examples) for value, examples in sites], 1)
-    values, examples = np.array(sites, dtype=np.float64).T
+def test_weights_are_the_mean_weighted_by_examples(sites: list[tuple[float, int]]) -> None:
+    states = [{"w": torch.tensor([value])} for value, _ in sites]
+    averaged = average(states, [examples for _, examples in sites], 1)
+    values, weights = np.array(sites, dtype=np.float64).T
     assert averaged["w"].dtype == torch.float32
-    np.testing.assert_allclose(averaged["w"].numpy(), [np.average(values, weights=examples)], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(averaged["w"].numpy(), [np.average(values, weights=weights)], rtol=1e-5, atol=1e-4)
 
 
 def test_a_site_with_three_times_the_examples_counts_three_times() -> None:
-    averaged = average_detectors([one_weight(0.0, 100), one_weight(8.0, 300)], 1)
+    averaged = average([{"w": torch.tensor([0.0])}, {"w": torch.tensor([8.0])}], [100, 300], 1)
     assert averaged["w"].item() == 6.0
+
+
+def test_the_networks_are_averaged_exactly_as_the_detector() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [{name: torch.randn(30, 7, generator=generator) for name in ("a", "b")} for _ in range(3)]
+    updates = {f"site-{i}": SiteUpdate(state, {}, state, 7 * i + 3) for i, state in enumerate(drawn)}
+    start = {name: torch.zeros(30, 7) for name in ("a", "b")}
+    merged = aggregate(SharedModel(start, {}, start), updates, 1, lambda state, _: dict(state))
+    assert list(merged.networks) == ["a", "b"]
+    for name, value in merged.networks.items():
+        assert torch.equal(value, merged.detector[name])
+        expected = sum(n * state[name] for n, state in zip((3, 10, 17), drawn, strict=True)) / 30
+        torch.testing.assert_close(value, expected)
+
+
+def test_where_no_network_is_shared_none_appears() -> None:
+    merged = aggregate(
+        one_weight_model(False), {"a": one_weight(2.0, 1, False), "b": one_weight(4.0, 1, False)}, 1, summed
+    )
+    assert merged.networks == {}
+    assert set(merged.parts()) == set(merged.records()) == {"detector", "codebook"}
+    assert merged.detector["w"].item() == 3.0
+
+
+def test_a_model_travels_in_a_record_for_each_part() -> None:
+    model = one_weight_model()
+    assert list(model.parts()) == list(model.records()) == ["detector", "codebook", "networks"]
+    sent = model.records().array_records["networks"].to_torch_state_dict()
+    assert torch.equal(sent["prior.w"], model.networks["prior.w"])
 
 
 def test_shapes_dtypes_and_keys_are_kept() -> None:
     detector = {"a.weight": torch.randn(2, 3, 5), "scalar": torch.tensor(2.0), "d": torch.ones(2, dtype=torch.float64)}
-    averaged = average_detectors([SiteUpdate(detector, {}, 1), SiteUpdate(detector, {}, 1)], 1)
+    averaged = average([detector, detector], [1, 1], 1)
     assert list(averaged) == list(detector)
     for name, value in detector.items():
         assert averaged[name].shape == value.shape
@@ -53,8 +89,7 @@ def test_shapes_dtypes_and_keys_are_kept() -> None:
 
 
 def test_codebook_statistics_are_summed_not_averaged() -> None:
-    model = SharedModel({"w": torch.zeros(1)}, {"codes": torch.eye(2), "counts": torch.tensor([1.0])})
-    merged = aggregate(model, {"a": one_weight(2.0, 1), "b": one_weight(5.0, 1000)}, 1, summed)
+    merged = aggregate(one_weight_model(), {"a": one_weight(2.0, 1), "b": one_weight(5.0, 1000)}, 1, summed)
     assert merged.codebook["counts"].item() == 8.0
 
 
@@ -64,17 +99,22 @@ def test_the_order_of_arrival_changes_no_bit() -> None:
         f"site-{i}": SiteUpdate(
             {"w": torch.randn(1000, generator=generator)},
             {"counts": torch.rand(50, generator=generator)},
+            {"prior.w": torch.randn(1000, generator=generator)},
             i + 1,
         )
         for i in range(7)
     }
-    model = SharedModel({"w": torch.zeros(1000)}, {"codes": torch.eye(2), "counts": torch.zeros(50)})
+    start = {"w": torch.zeros(1000)}
+    model = SharedModel(start, {"codes": torch.eye(2), "counts": torch.zeros(50)}, {"prior.w": start["w"]})
     forward = aggregate(model, updates, 1, summed)
     backward = aggregate(model, dict(reversed(updates.items())), 1, summed)
     assert torch.equal(forward.detector["w"], backward.detector["w"])
+    assert torch.equal(forward.networks["prior.w"], backward.networks["prior.w"])
     assert torch.equal(forward.codebook["counts"], backward.codebook["counts"])
 
 
-def test_a_detector_with_integer_entries_is_refused() -> None:
+@pytest.mark.parametrize("part", ["detector", "networks"])
+def test_a_network_with_integer_entries_is_refused(part: str) -> None:
+    counter = {"bn.num_batches_tracked": torch.tensor(3)}
     with pytest.raises(ValueError, match=r"bn\.num_batches_tracked"):
-        SharedModel({"bn.num_batches_tracked": torch.tensor(3)}, {})
+        SharedModel(**{"detector": {}, "codebook": {}, "networks": {}, part: counter})

@@ -9,8 +9,10 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from lavq_core.config import compose, load_config
+from lavq_core.config import SHAREABLE, compose, load_config
 from lavq_core.errors import ConfigError, RunError
+from lavq_core.models.codebook import STATISTICS
+from lavq_core.models.networks import make_networks
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
@@ -22,14 +24,10 @@ SMALL = ["federation.sites=2", "federation.min_sites=2", "federation.rounds=1", 
 
 def echo(message: Message, context: Context) -> RecordDict:
     """A site that learnt nothing and counted nothing."""
-    empty = {name: torch.zeros(message.content["codebook"][name].shape) for name in ("counts", "sums", "prior")}
-    return RecordDict(
-        {
-            "detector": message.content["detector"],
-            "codebook": ArrayRecord(empty),
-            "metrics": MetricRecord({"num-examples": 1}),
-        }
-    )
+    empty = {name: torch.zeros(message.content["codebook"][name].shape) for name in STATISTICS}
+    reply = RecordDict(message.content.array_records)
+    reply["codebook"], reply["metrics"] = ArrayRecord(empty), MetricRecord({"num-examples": 1})
+    return reply
 
 
 def test_a_run_leaves_config_log_checkpoint_and_model(tmp_path: Path, client_app: Callable[..., ClientApp]) -> None:
@@ -48,8 +46,10 @@ def test_a_run_leaves_config_log_checkpoint_and_model(tmp_path: Path, client_app
     }
     assert load_artefact(run.checkpoint(1))[1] == about
     start = initial_model(load_config(run.config))
-    for name, value in start.detector.items():
-        torch.testing.assert_close(parts["detector"][name], value)
+    for part in ("detector", "networks"):
+        assert parts[part].keys() == start.parts()[part].keys()
+        for name, value in start.parts()[part].items():
+            torch.testing.assert_close(parts[part][name], value)
 
 
 def test_the_first_model_depends_on_the_seed_alone() -> None:
@@ -62,6 +62,21 @@ def test_the_first_model_depends_on_the_seed_alone() -> None:
         assert all(torch.equal(again.parts()[part][name], value) for name, value in state.items())
     assert not torch.equal(first.codebook["codes"], other.codebook["codes"])
     assert any(not torch.equal(first.detector[name], other.detector[name]) for name in first.detector)
+    assert any(not torch.equal(first.networks[name], other.networks[name]) for name in first.networks)
+
+
+@pytest.mark.parametrize("share", [["separator", "editor", "prior"], ["prior"], ["editor", "separator"], []])
+def test_the_first_model_holds_the_networks_that_are_shared(share: list[str]) -> None:
+    config = compose([*SMALL, f"federation.share={share}".replace("'", "")])
+    networks = initial_model(config).networks
+    assert {name.split(".")[0] for name in networks} == set(share)
+    everything = make_networks(config, config.run.seed).state_dict()
+    assert networks.keys() == {name for name in everything if name.split(".")[0] in share}
+    assert all(torch.equal(value, everything[name]) for name, value in networks.items())
+
+
+def test_all_networks_are_shared_unless_something_else_is_said() -> None:
+    assert tuple(compose(SMALL).federation.share) == SHAREABLE
 
 
 @pytest.mark.parametrize("where", ["", "runs/here"])

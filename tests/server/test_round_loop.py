@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from lavq_core.errors import RunError
-from lavq_core.models.codebook import merge_statistics
+from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.artefact import load_artefact
 from server.aggregation import SharedModel
 from simulations.inprocess import InProcessGrid
@@ -22,12 +23,14 @@ GridOf = Callable[..., InProcessGrid]
 def test_two_rounds_give_the_hand_computed_model(federation, grid_of: GridOf, model: SharedModel) -> None:
     final = federation.run(grid_of(), rounds=2)
     # Site i adds i + 1 with weight 10 (i + 1): the mean step is (1*1 + 2*2 + 3*3) / 6 a round.
-    for name, weights in model.detector.items():
-        torch.testing.assert_close(final.detector[name], weights + 2 * 14 / 6)
+    for start, trained in ((model.detector, final.detector), (model.networks, final.networks)):
+        assert start.keys() == trained.keys()
+        for name, weights in start.items():
+            torch.testing.assert_close(trained[name], weights + 2 * 14 / 6)
     # Every statistic grows by 1 + 2 + 3 a round.
     codebook = model.codebook
     for _ in range(2):
-        fresh = {name: torch.full_like(codebook[name], 6.0) for name in ("counts", "sums", "prior")}
+        fresh = {name: torch.full_like(codebook[name], 6.0) for name in STATISTICS}
         codebook = merge_statistics(codebook, [fresh])
     for name, value in codebook.items():
         torch.testing.assert_close(final.codebook[name], value)
@@ -82,20 +85,43 @@ def test_what_a_site_receives_is_the_model_and_the_round(federation, client_app)
 
     federation.run(Tapped(client_app(), 3, {}), rounds=2)
     assert len(received) == 6
-    assert set(received[0]) == {"detector", "codebook", "round"}
-    assert set(received[0]["codebook"]) == {"codes", "counts", "sums", "prior"}
+    assert set(received[0]) == {"detector", "codebook", "networks", "round"}
+    assert set(received[0]["codebook"]) == {"codes", *STATISTICS}
     assert dict(received[-1]["round"]) == {"number": 2, "rounds": 2}
+
+
+def test_a_federation_that_shares_no_network_sends_and_keeps_none(
+    federation, client_app, private_networks: SharedModel
+) -> None:
+    crossed: list[RecordDict] = []
+
+    class Tapped(InProcessGrid):
+        def _answer(self, message: Message) -> Message:
+            reply = super()._answer(message)
+            if message.metadata.message_type == "train":
+                crossed.extend([message.content, reply.content])
+            return reply
+
+    federation.model = private_networks
+    final = federation.run(Tapped(client_app(), 3, {}))
+    assert len(crossed) == 6
+    assert all("networks" not in content for content in crossed)
+    assert final.networks == {}
+    assert {event["status"] for event in federation.events("site-replied")} == {"ok"}
+    run = federation.run_folder
+    assert all(set(load_artefact(folder)[0]) == {"detector", "codebook"} for folder in (run.checkpoint(1), run.model))
 
 
 def broken(change: Callable[[RecordDict], None]) -> Callable[[Message, Context], RecordDict]:
     def site(message: Message, context: Context) -> RecordDict:
-        detector = message.content.array_records["detector"].to_torch_state_dict()
+        records = message.content.array_records
         content = RecordDict(
             {
-                "detector": ArrayRecord(detector),
+                "detector": records["detector"],
                 "codebook": ArrayRecord(
-                    {name: torch.ones(message.content["codebook"][name].shape) for name in ("counts", "sums", "prior")}
+                    {name: Array(np.ones(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
                 ),
+                "networks": records["networks"],
                 "metrics": MetricRecord({"num-examples": 10}),
             }
         )
@@ -125,7 +151,11 @@ def lying(content: RecordDict) -> None:
     content["metrics"]["num-examples"] = 10**9
 
 
-@pytest.mark.parametrize("change", [nan, wrong_shape, wrong_dtype, extra_key, lying])
+def no_networks(content: RecordDict) -> None:
+    del content["networks"]
+
+
+@pytest.mark.parametrize("change", [nan, wrong_shape, wrong_dtype, extra_key, lying, no_networks])
 def test_a_bad_update_is_left_out_and_named(federation, grid_of: GridOf, model: SharedModel, change) -> None:
     final = federation.run(grid_of({1: broken(change)}))
     torch.testing.assert_close(final.detector["head.bias"], model.detector["head.bias"] + (1 * 1 + 3 * 3) / 4)
@@ -279,7 +309,7 @@ def test_every_round_leaves_a_readable_checkpoint(federation, grid_of: GridOf, m
     for folder in (run.checkpoint(2), run.model):
         parts, about = load_artefact(folder)
         assert about["round"] == 2
-        assert set(parts) == {"detector", "codebook"}
+        assert set(parts) == {"detector", "codebook", "networks"}
         for name, state in final.parts().items():
             assert all(torch.equal(parts[name][key], value) for key, value in state.items())
 

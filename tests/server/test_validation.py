@@ -1,6 +1,7 @@
 """Nothing that a site sends is used before it has been checked, and no text of a site is ever repeated."""
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -31,11 +32,15 @@ def test_a_good_reply_is_read_bit_for_bit(check: ReplyChecker, good_update: Make
     assert read.examples == 12
     assert torch.equal(read.detector["stem.weight"], model.detector["stem.weight"] + 0.5)
     assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.5))
-    assert set(read.codebook) == {"counts", "sums", "prior"}
+    assert set(read.codebook) == {"counts", "sums", "prior", "requests"}
+    assert read.networks.keys() == model.networks.keys()
+    assert torch.equal(read.networks["editor.null"], model.networks["editor.null"] + 0.5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize(("record", "key"), [("detector", "head.bias"), ("codebook", "prior")])
+@pytest.mark.parametrize(
+    ("record", "key"), [("detector", "head.bias"), ("codebook", "prior"), ("networks", "editor.null")]
+)
 def test_one_value_that_is_not_finite_is_enough(
     check: ReplyChecker, good_update: Make, record: str, key: str, bad: float
 ) -> None:
@@ -58,10 +63,13 @@ def test_one_value_that_is_not_finite_is_enough(
     ],
     ids=["rank", "length", "float64", "int32", "byte order"],
 )
-def test_another_shape_or_dtype_is_rejected(check: ReplyChecker, good_update: Make, array: Array) -> None:
+@pytest.mark.parametrize(("record", "key"), [("detector", "head.bias"), ("networks", "editor.null")])
+def test_another_shape_or_dtype_is_rejected(
+    check: ReplyChecker, good_update: Make, record: str, key: str, array: Array
+) -> None:
     content = good_update()
-    content.array_records["detector"]["head.bias"] = array
-    with pytest.raises(ReplyError, match=r"detector/head\.bias is not float32 of shape \(2,\)"):
+    content.array_records[record][key] = array
+    with pytest.raises(ReplyError, match=rf"{record}/{re.escape(key)} is not float32 of shape \(2,\)"):
         check.update(content)
 
 
@@ -109,7 +117,28 @@ def test_a_missing_record_or_array_is_named(check: ReplyChecker, good_update: Ma
         check.update(without_bias)
 
 
-@pytest.mark.parametrize("where", ["reply", "detector", "codebook", "metrics"])
+def test_networks_that_were_sent_must_come_back(check: ReplyChecker, good_update: Make) -> None:
+    without_networks = good_update()
+    del without_networks["networks"]
+    with pytest.raises(ReplyError, match="the reply lacks networks"):
+        check.update(without_networks)
+    without_the_prior = good_update()
+    del without_the_prior.array_records["networks"]["prior.head.bias"]
+    with pytest.raises(ReplyError, match=r"networks lacks prior\.head\.bias"):
+        check.update(without_the_prior)
+
+
+def test_networks_that_were_not_sent_are_not_taken(private_networks: SharedModel, good_update: Make) -> None:
+    """A federation that shares none would otherwise collect weights that a site meant to keep."""
+    check = ReplyChecker(private_networks)
+    with pytest.raises(ReplyError, match=r"the reply holds 1 key\(s\) that were not asked for"):
+        check.update(good_update())
+    private = good_update()
+    del private["networks"]
+    assert check.update(private).networks == {}
+
+
+@pytest.mark.parametrize("where", ["reply", "detector", "codebook", "networks", "metrics"])
 def test_an_extra_key_is_rejected_and_not_repeated(check: ReplyChecker, good_update: Make, where: str) -> None:
     content = good_update()
     if where == "reply":
@@ -131,14 +160,15 @@ def test_the_codes_themselves_are_not_taken_from_a_site(check: ReplyChecker, goo
         check.update(content)
 
 
-def test_a_record_of_the_wrong_kind_is_rejected(check: ReplyChecker, good_update: Make) -> None:
+@pytest.mark.parametrize("where", ["detector", "networks"])
+def test_a_record_of_the_wrong_kind_is_rejected(check: ReplyChecker, good_update: Make, where: str) -> None:
     content = good_update()
-    content["detector"] = ConfigRecord({"stem.weight": "x", "head.bias": "y"})
-    with pytest.raises(ReplyError, match="detector is not an ArrayRecord"):
+    content[where] = ConfigRecord(dict.fromkeys(content.array_records[where], "x"))
+    with pytest.raises(ReplyError, match=f"{where} is not an ArrayRecord"):
         check.update(content)
 
 
-@pytest.mark.parametrize("key", ["counts", "prior"])
+@pytest.mark.parametrize("key", ["counts", "prior", "requests"])
 def test_negative_counts_are_rejected(check: ReplyChecker, good_update: Make, key: str) -> None:
     content = good_update()
     values = -content.array_records["codebook"][key].numpy()

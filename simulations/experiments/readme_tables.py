@@ -1,0 +1,87 @@
+"""How each results file is laid out in the README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lavq_core.data.labels import SUPERCLASSES
+from simulations.experiments.results_file import Row
+
+_DISEASES = SUPERCLASSES[1:]
+_COLUMNS = {"macro_auc.pooled": "pooled", "macro_auc.worst_site": "worst site"}
+_TWINS = (  # title, arm, metric with {} for the class
+    ("requested class, trees: twins", "prior", "judge_auc.{}.trees"),
+    ("... real records", "real", "judge_auc.{}.trees"),
+    ("... twins of other classes", "shuffled", "judge_auc.{}.trees"),
+    ("... untrained", "untrained", "judge_auc.{}.trees"),
+    ("requested class, transformer: twins", "prior", "judge_auc.{}.transformer"),
+    ("... real records", "real", "judge_auc.{}.transformer"),
+    ("... codes drawn from counts", "counts", "judge_auc.{}.transformer"),
+    ("... a donor's codes", "donor", "judge_auc.{}.transformer"),
+    ("classes not requested, transformer: twins", "prior", "unrequested.{}.transformer"),
+    ("... real records", "real", "unrequested.{}.transformer"),
+    ("score distance to real (KS), transformer", "prior", "score_ks.{}.transformer"),
+    ("finds its patient among 400", "prior", "identity_top1.{}"),
+    ("probe tells twins from real records", "prior", "probe_auc.{}"),
+    ("... real median beats on healthy rhythm (floor)", "graft", "probe_auc.{}"),
+)
+_TWIN_FACTS = (
+    ("another real record of the patient finds it", "real", "identity_top1"),
+    ("heart rate within 3 bpm", "prior", "heart_rate_within_3bpm"),
+    ("largest change outside the gate, uV", "prior", "outside_change_uV"),
+    ("samples inside the envelope", "prior", "changed_share"),
+    ("tokens gated, NORM report", "separator", "gate_norm"),
+    ("tokens gated, abnormal report", "separator", "gate_abnormal"),
+    ("gate overlap under a report of other classes (IoU)", "separator", "shuffled_report_iou"),
+    ("STTC gate inside ST-T", "separator", "segment.STTC"),
+    ("... by chance", "chance", "segment.STTC"),
+    ("CD gate inside QRS", "separator", "segment.CD"),
+    ("... by chance", "chance", "segment.CD"),
+)
+
+
+def _federation(rows: Sequence[Row]) -> list[str]:
+    """A row an arm, a column a metric."""
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    metrics.sort(key=lambda metric: (metric == "macro_auc.worst_site", metric != "macro_auc.pooled", metric))
+    titles = [_COLUMNS.get(metric, metric.removeprefix("macro_auc.site.")) for metric in metrics]
+    return _table("macro AUC", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
+
+
+def _twins(rows: Sequence[Row]) -> list[str]:
+    """A row a question, a column a class; then the figures that have no class."""
+    questions = [(title, arm, [metric.format(name) for name in _DISEASES]) for title, arm, metric in _TWINS]
+    facts = [(title, arm, [metric]) for title, arm, metric in _TWIN_FACTS]
+    return [*_table("", _DISEASES, questions, rows), "", *_table("", ["all"], facts, rows)]
+
+
+def _transfer(rows: Sequence[Row]) -> list[str]:
+    """A row an arm: AUC of the withheld class at the site, and the share of the gap that is closed."""
+    names = sorted({row.metric.split(".")[1] for row in rows})
+    titles = [f"{what} {name}" for name in names for what in ("AUC", "gap closed")]
+    metrics = [f"{what}.{name}" for name in names for what in ("auc", "gap_closed")]
+    return _table("", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
+
+
+LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
+    "federation": _federation,
+    "twins": _twins,
+    "transfer": _transfer,
+}
+
+
+def _table(
+    corner: str, titles: Sequence[str], lines: Sequence[tuple[str, str, Sequence[str]]], rows: Sequence[Row]
+) -> list[str]:
+    """Lines are ``(title, arm, metrics)``; a figure that nobody measured leaves its cell empty."""
+    found = {(row.arm, row.metric): f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]" for row in rows}
+    head = [f"| {corner} | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    return head + [
+        f"| {title} | " + " | ".join(found.get((arm, metric), "") for metric in metrics) + " |"
+        for title, arm, metrics in lines
+    ]
+
+
+def _short(value: float) -> str:
+    """Three decimals without the leading zero, as in .912."""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

@@ -1,0 +1,147 @@
+"""The arms, controls and averages of the experiments on twins, on the bundled sample and an untrained generator."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from lavq_core.config import compose
+from lavq_core.data.database import Database
+from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.models.codebook import initial_codebook
+from lavq_core.models.networks import beat_tokens, make_networks
+from lavq_core.training.site_data import SiteData
+from simulations.experiments.generators import Generator
+from simulations.experiments.pool import each_seed
+from simulations.experiments.readme_tables import LAYOUTS
+from simulations.experiments.results_file import Row
+from simulations.experiments.seeds import over_seeds
+from simulations.experiments.separator_figures import THRESHOLDS, diversity_rows, separator_rows
+from simulations.experiments.transfer import _twins, _with_class
+from simulations.experiments.twin_arms import Arms
+from simulations.judges.bench import Bench, TwinSet
+from simulations.judges.plan import make_plan
+from simulations.launch import SAMPLE
+
+MI = SUPERCLASSES.index("MI")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    """An untrained generator whose gate opens for some tokens and whose codes are known."""
+    config = compose(["codebook.size=8", "separator.width=16", "separator.blocks=1", "separator.heads=2"])
+    codebook = initial_codebook(config.codebook, beat_tokens(config), 0)
+    codebook["prior"][MI, :, :8] = 1.0
+    codebook["requests"][MI] = 1.0
+    networks = make_networks(config, 0)
+    with torch.no_grad():  # as drawn, all gates lie on one side of the threshold
+        networks.separator.gate.weight.mul_(50.0)
+    return Generator(networks, codebook, config)
+
+
+@pytest.fixture(scope="module")
+def arms(database: Database, generator: Generator) -> Arms:
+    plan = make_plan(database, database.beats, 0)
+    return Arms(generator, Bench(database, database.beats, plan, None, 0), 0)  # type: ignore[arg-type]  # no jury
+
+
+def test_the_mean_over_seeds_holds_patients_and_trainings() -> None:
+    rows = [Row("prior", "x", value, value - 0.1, value + 0.2, 10, 1) for value in (0.5, 0.6, 0.7)]
+    (mean,) = over_seeds(rows)
+    error = 1.96 * 0.1 / math.sqrt(3)
+    assert (mean.value, mean.seeds) == (pytest.approx(0.6), 3)
+    assert mean.low == pytest.approx(0.6 - math.hypot(0.1, error))
+    assert mean.high == pytest.approx(0.6 + math.hypot(0.2, error))
+
+
+def test_arms_are_not_mixed_and_a_figure_that_nobody_could_give_is_left_out() -> None:
+    rows = [Row("a", "x", 1.0, 1.0, 1.0, 1, 1), Row("b", "x", 0.0, 0.0, 0.0, 1, 1), Row("b", "y", math.nan, 0, 0, 1, 1)]
+    assert {(row.arm, row.metric): row.value for row in over_seeds(rows)} == {("a", "x"): 1.0, ("b", "x"): 0.0}
+
+
+def test_seeds_come_back_in_their_order() -> None:
+    assert each_seed(pow, [(2, 3), (3, 2), (5, 1)], 2, "done") == [8, 9, 5]
+
+
+def test_an_untouched_answer_is_the_patient_bit_for_bit(arms: Arms) -> None:
+    twins = arms.make("unedited")
+    torch.testing.assert_close(torch.from_numpy(twins.signal), arms.patients.signal, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("arm", ["prior", "counts", "donor", "shuffled", "untrained", "graft"])
+def test_every_arm_answers_every_request_and_touches_nothing_outside(arms: Arms, arm: str) -> None:
+    twins = arms.make(arm)
+    assert isinstance(twins, TwinSet)
+    assert len(twins.signal) == len(arms.bench.plan)
+    outside = np.broadcast_to(twins.envelope[:, None] == 0, twins.signal.shape)
+    assert np.array_equal(twins.signal[outside], arms.patients.signal.numpy()[outside])
+
+
+def test_a_graft_brings_the_real_record_s_median_beat(arms: Arms) -> None:
+    twins, W = arms.make("graft"), arms.real.x.shape[-1]
+    core = slice(W // 3 - 4, W // 3 + 30)  # around the R peak, well inside the graft
+
+    def apart(to: np.ndarray) -> np.ndarray:
+        return np.abs(twins.median - to)[..., core].mean(axis=(1, 2))
+
+    assert np.median(apart(arms.real.x.numpy())) < 0.25 * np.median(apart(arms.patients.input.x.numpy()))
+
+
+def test_shuffled_requests_share_no_class_with_what_they_are_judged_for(arms: Arms) -> None:
+    plan = arms.bench.plan
+    labels_of = dict(zip(plan.statements, plan.labels, strict=True)) | {(): np.zeros(len(SUPERCLASSES))}
+    for own, asked in zip(plan.labels, arms._swapped(), strict=True):
+        assert float(own @ labels_of[asked]) == 0.0
+
+
+def test_a_higher_threshold_opens_no_token_that_a_lower_one_leaves_shut(arms: Arms) -> None:
+    opened = [arms.donor_symbols(threshold) < len(arms.generator.codes) for threshold in THRESHOLDS]
+    for low, high in pairwise(opened):
+        assert not (high & ~low).any()
+
+
+def test_separator_and_diversity_figures_are_shares_with_intervals(arms: Arms) -> None:
+    rows = [*separator_rows(arms), *diversity_rows(arms)]
+    shares = [row for row in rows if not row.metric.startswith("diversity")]
+    assert {"gate_norm", "gate_abnormal", "shuffled_report_iou", "segment.STTC", "segment.CD"} <= {
+        r.metric for r in rows
+    }
+    assert all(0.0 <= row.low <= row.value <= row.high <= 1.0 for row in shares if not math.isnan(row.value))
+
+
+def test_a_withheld_class_is_gone_from_training_and_back_for_the_full_arm(
+    database: Database, generator: Generator
+) -> None:
+    everybody = np.arange(len(database))
+    lacking = SiteData("site", database, everybody, generator.config, ("MI",))
+    whole = SiteData("site", database, everybody, generator.config)
+    assert float(lacking.ecgs.y[:, MI].sum()) == 0.0
+    assert len(lacking.ecgs) + len(_with_class(whole, "MI")) == len(whole.ecgs)
+    assert len(lacking.fold_positions(10)) == len(whole.fold_positions(10))
+
+
+def test_oversampling_changes_no_ecg_and_twins_are_labelled_as_asked(database: Database, generator: Generator) -> None:
+    site = SiteData("site", database, np.arange(len(database)), generator.config, ("MI",))
+    same = _twins(generator, site, "MI", "NORM", seed=0)
+    order = torch.randperm(len(site.healthy), generator=torch.Generator().manual_seed(0))[: len(same)]
+    assert torch.equal(same.x, site.healthy.signal[order])
+    assert torch.equal(same.y, torch.nn.functional.one_hot(torch.full((len(same),), MI), 5).float())
+    twins = _twins(generator, site, "MI", "MI", seed=0, counts=True)
+    assert not torch.equal(twins.x, same.x)
+
+
+def test_tables_show_every_class_and_leave_unknown_figures_empty() -> None:
+    lines = LAYOUTS["twins"]([Row("prior", "identity_top1.MI", 0.5, 0.4, 0.6, 10, 3)])
+    (line,) = [line for line in lines if line.startswith("| finds its patient")]
+    assert line == "| finds its patient among 400 | .500 [.400, .600] |  |  |  |"
+    rows = [Row("twins/all", "gap_closed.MI", -0.25, -0.25, -0.25, 10, 3)]
+    assert "-.250" in "\n".join(LAYOUTS["transfer"](rows))
