@@ -54,7 +54,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
-    update = train_round(site.data, site.folder.private_model, _shared(message), number, rounds)
+    update = train_round(site.data, site.folder.private_model, _shared(message, site), number, rounds)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
     EventLog(site.folder.events).write(
@@ -76,7 +76,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     examples = evaluate_round(site, detector, number)
     if number == rounds:
         write_predictions(site, detector)
-        write_gallery(site, detector, _shared(message), number)
+        write_gallery(site, detector, _shared(message, site), number)
     return RecordDict({"metrics": MetricRecord({"num-examples": examples})})
 
 
@@ -98,14 +98,13 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
 
 
-def _shared(message: Message) -> SharedState:
-    return SharedState(_state(message, "detector"), _state(message, "codebook"), _state(message, "networks"))
+def _shared(message: Message, site: Site) -> SharedState:
+    networks = _state(message, "networks") if site.data.config.federation.share else {}
+    return SharedState(_state(message, "detector"), _state(message, "codebook"), networks)
 
 
 def _state(message: Message, name: str) -> dict[str, torch.Tensor]:
-    """One part of what the server sent; empty when it shares no such part."""
-    records = message.content.array_records
-    return dict(records[name].to_torch_state_dict()) if name in records else {}
+    return dict(message.content.array_records[name].to_torch_state_dict())
 
 
 def _round(message: Message) -> tuple[int, int]:

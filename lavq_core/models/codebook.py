@@ -51,6 +51,12 @@ def initial_codebook(config: CodebookConfig, tokens: int, seed: int) -> Codebook
     }
 
 
+def no_statistics(config: CodebookConfig, tokens: int) -> dict[str, Tensor]:
+    """Make the statistics of a site that has nothing to say: zeros of every name in ``STATISTICS``."""
+    state = initial_codebook(config, tokens, 0)
+    return {name: torch.zeros_like(state[name]) for name in STATISTICS}
+
+
 def quantise(latents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Replace each latent by the nearest code; the gradient passes straight through.
 

@@ -62,6 +62,11 @@ class SharedModel:
     tensors: tuple[SharedTensor, ...]
     sha256: Mapping[str, str]
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that are shared beside the detector: ``federation.share``, in alphabetical order."""
+        return tuple(sorted({tensor.name.split(".")[0] for tensor in self.tensors if tensor.part == "networks"}))
+
     def sent(self, part: str) -> tuple[int, int, int]:
         """Return how many tensors, values and bytes of a part a site sends in a round."""
         leaving = [tensor for tensor in self.tensors if tensor.part == part and tensor.leaves]

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.data.labels import SUPERCLASSES, public_statements
 from lavq_core.plots import draw_ecg
 from lavq_core.report.numbers import natural
 from lavq_core.runs.artefact import MANIFEST, load_artefact
@@ -48,10 +48,19 @@ class Twin:
     gate: NDArray[np.float32]  # (tokens,)
     envelope: NDArray[np.float32]  # (T,)
     sampling_rate: float  # Hz
+    statement: str = ""  # SCP code that the twin was asked for, where the site stored it
+
+    @property
+    def label(self) -> str:
+        """What was asked for, in codes: "IMI (MI)", or "MI" where no statement is known."""
+        return f"{self.statement} ({self.disease})" if self.statement else self.disease
 
     @property
     def disease_name(self) -> str:
-        """The superclass in words."""
+        """What was asked for, in words: the statement's where there is one, else the superclass's."""
+        table = public_statements()
+        if self.statement in table.index:
+            return f"{table.at[self.statement, 'description']} ({self.statement})"
         return DISEASES.get(self.disease, self.disease)
 
     def draw(self) -> Figure:
@@ -62,7 +71,7 @@ class Twin:
             reference=self.reference,
             envelope=self.envelope,
             gate=self.gate,
-            title=f"{self.disease_name[0].upper()}{self.disease_name[1:]}   ·   {self.site}, record {self.record}",
+            title=f"{self.label}   ·   {self.site}, record {self.record}",
             synthetic=True,
         )
 
@@ -125,6 +134,7 @@ def _twin(arrays: dict[str, NDArray[np.float32]], about: dict[str, Any], index: 
         gate=arrays["gate"][index],
         envelope=arrays["envelope"][index],
         sampling_rate=float(about["sampling_rate"]),
+        statement=str(about["statement"][index]) if "statement" in about else "",
     )
 
 

@@ -18,6 +18,7 @@ from lavq_core.config import Config
 from lavq_core.models.codebook import (
     CodebookState,
     code_statistics,
+    no_statistics,
     quantise,
     revive_dead_codes,
 )
@@ -192,7 +193,7 @@ class SeparatorTrainer:
     def statistics(self, data: GuidedBeats, batch: int = 256) -> dict[str, Tensor]:
         """Fresh sums over all abnormal records, for the server: ``{"counts", "sums", "prior", "requests"}``, CPU."""
         K, separator = len(self.codes), self.networks.separator
-        total: dict[str, Tensor] = {}
+        total = no_statistics(self.config.codebook, data.valid.shape[1])
         for rows in data.abnormal().split(batch):
             part = data.take(rows, self.device)
             found = separator(part.x, part.covariates, part.valid, part.memory, part.mask)
@@ -201,5 +202,5 @@ class SeparatorTrainer:
             fresh = code_statistics(found.latents, indices, gate, K)
             fresh["prior"] = count_codes(indices, gate, weights, K)
             fresh["requests"] = weights.T @ part.statements  # (C, S)
-            total = {name: total.get(name, torch.zeros(())) + value.cpu() for name, value in fresh.items()}
+            total = {name: value + fresh[name].cpu() for name, value in total.items()}
         return total

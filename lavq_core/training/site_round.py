@@ -19,7 +19,7 @@ import torch
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import DataError
-from lavq_core.models.codebook import STATISTICS, CodebookState, initial_codebook, perplexity
+from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import StateDict, load_private, save_private, shared_detector
@@ -76,13 +76,13 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
         statistics = trainer.statistics(site.beats)
         measured["perplexity"] = perplexity(statistics["counts"])
     else:  # no abnormal or no NORM record: nothing was trained, so there is nothing to say
-        empty = initial_codebook(config.codebook, beat_tokens(config), 0)
-        statistics = {name: torch.zeros_like(empty[name]) for name in STATISTICS}
+        statistics = no_statistics(config.codebook, beat_tokens(config))
     save_private(private_model, networks, number)
 
     known = {"requests": statistics["requests"] + shared.codebook["requests"]}
+    can_edit = bool(measured) or "editor" in config.federation.share  # else nobody trained this editor
     twins = None
-    if steps > 0 and number >= config.twins.from_round:
+    if can_edit and steps > 0 and number >= config.twins.from_round:
         twins = training_twins(site, networks, trainer.codes.cpu(), known["requests"], generator)
     measured["twins"] = float(len(twins)) if twins is not None else 0.0
     training, real = config.detector_training, site.ecgs

@@ -23,13 +23,14 @@ REAL = "real"
 
 
 def evaluate(arm: str, twins: TwinSet, bench: Bench, probe_epochs: int = EPOCHS) -> list[Row]:
-    """Hold one arm's twins against real records; about two minutes on one core for PTB-XL's 1,250 requests.
+    """Hold one arm's twins against real records; about a minute on one core for PTB-XL's 1,250 requests,
+    most of it the probe's.
 
     Args:
         arm: its name in the results.
         twins: one answer to every request, in the plan's order.
         bench: plan and judges; none of the judges has seen the generator, nor it them.
-        probe_epochs: of the realism probe.
+        probe_epochs: of the realism probe; 0 leaves the probe out.
 
     Returns:
         Rows of one seed, named as in ``disease_figures``, ``patient_figures`` and ``realism_figures``.
@@ -60,7 +61,7 @@ def evaluate_real(
         bench: plan and judges.
         elsewhere: folds of those other patients; neither held out nor the judges'.
         held_out: folds of the plan.
-        probe_epochs: of the realism probe.
+        probe_epochs: of the realism probe; 0 leaves the probe out.
 
     Raises:
         DataError: ``elsewhere`` holds too few records.

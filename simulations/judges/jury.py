@@ -12,7 +12,8 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, superclass_of
 from lavq_core.errors import DataError
 from lavq_core.signals.beats import Beats
-from lavq_core.signals.criteria import CRITERIA, delineate
+from lavq_core.signals.criteria import CRITERIA
+from lavq_core.signals.delineation import delineate
 from simulations.judges.transformer import EPOCHS, TransformerJudge
 from simulations.judges.trees import TreesJudge
 

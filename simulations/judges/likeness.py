@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ AMONG = 400
 """Healthy patients among whom a twin has to find its own; all there are, where there are fewer."""
 
 _STEADY = 3.0  # beats per minute
+_SET_FIGURES = {"frechet": np.inf, "knn_precision": 1.0, "knn_recall": 1.0}  # and the most each can be
 
 
 def patient_figures(twins: TwinSet, bench: Bench) -> Iterator[Figure]:
@@ -123,4 +125,5 @@ def _set_figures(
     if min(len(made), len(real)) * 0.8 <= FEATURES:  # the jackknife leaves a tenth of the patients out
         return
     found = jackknife(figures, (made_patients, real_patients), seed)
-    yield from zip(("frechet", "knn_precision", "knn_recall"), found, strict=True)
+    for (name, largest), each in zip(_SET_FIGURES.items(), found, strict=True):
+        yield name, replace(each, low=max(each.low, 0.0), high=min(each.high, largest))

@@ -96,7 +96,7 @@ class Hospital:
         return self.ask("evaluate", self.content(number, rounds))
 
     def content(self, number: int, rounds: int) -> RecordDict:
-        """What the server sends: detector, codebook and the round."""
+        """What the server sends: the shared model and the round."""
         content = self.shared.records()
         content["round"] = ConfigRecord({"number": number, "rounds": rounds})
         return content

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from flwr.common.serde import message_to_proto
 
 import client.app
 import client.site
+from lavq_core.config import SHAREABLE
 from lavq_core.data.database import Database
-from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.models.codebook import STATISTICS
+from lavq_core.report.gallery import stored_twins
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
@@ -52,6 +55,13 @@ def in_folds(database: Database, positions: np.ndarray, *folds: int) -> np.ndarr
     return positions[np.isin(database.table["strat_fold"].to_numpy()[positions], folds)]
 
 
+def has_seen(site: Any, **statements: str) -> None:
+    """Let the federation have seen one record of some superclasses, each with one statement."""
+    for disease, code in statements.items():
+        row, column = SUPERCLASSES.index(disease), diagnostic_statements().index(code)
+        site.shared.codebook["requests"][row, column] = 1.0
+
+
 def bytes_of(message: Message) -> bytes:
     return message_to_proto(message).SerializeToString()
 
@@ -66,17 +76,14 @@ def test_hello_is_answered_by_the_pseudonym_and_nothing_else(hospital: Make) -> 
         assert {name: dict(record) for name, record in content.items()} == {"site": {"name": f"client-{number}"}}
 
 
-def test_a_training_reply_is_the_detector_the_statistics_and_a_number(hospital: Make, database: Database) -> None:
+def test_a_training_reply_is_the_weights_the_statistics_and_a_number(hospital: Make, database: Database) -> None:
     """Not one tensor more, and each as the server sent it."""
     site = hospital()
     content = site.train().content
-    detector, codebook = site.shared.detector, site.shared.codebook
-    expected = {
-        "detector": {name: (value.shape, "float32") for name, value in detector.items()},
-        "codebook": {name: (codebook[name].shape, "float32") for name in ("counts", "sums", "prior")},
-    }
-    assert set(content) == {"detector", "codebook", "metrics"}
-    for part, arrays in expected.items():
+    sent = site.shared.parts() | {"codebook": {name: site.shared.codebook[name] for name in STATISTICS}}
+    assert set(content) == {"detector", "codebook", "networks", "metrics"}
+    for part, state in sent.items():
+        arrays = {name: (value.shape, "float32") for name, value in state.items()}
         record = content[part]
         assert isinstance(record, ArrayRecord)
         assert {name: (torch.Size(array.shape), array.dtype) for name, array in record.items()} == arrays
@@ -88,11 +95,38 @@ def test_a_training_reply_is_the_detector_the_statistics_and_a_number(hospital: 
     ReplyChecker(site.shared).update(content)  # the server takes it
 
 
+@pytest.mark.parametrize("share", [[], ["prior"], ["editor", "separator"]], ids=["none", "prior", "two"])
+def test_only_the_networks_that_are_shared_leave(hospital: Make, folder: SiteFolder, share: list[str]) -> None:
+    site = hospital(0, f"federation.share=[{','.join(share)}]")
+    assert ("networks" in site.shared.records()) == bool(share)
+    content = site.train().content
+    left = content.array_records["networks"].to_torch_state_dict() if "networks" in content else {}
+    assert {name.split(".")[0] for name in left} == set(share)
+    kept = load_artefact(folder.private_model)[0]["networks"]
+    assert {name.split(".")[0] for name in kept} == set(SHAREABLE)
+    assert all(torch.equal(value, kept[name]) for name, value in left.items())
+    ReplyChecker(site.shared).update(content)
+
+
+def test_what_is_shared_replaces_the_sites_own_and_the_rest_is_kept(hospital: Make, folder: SiteFolder) -> None:
+    """With a separator that is trained for no step, what goes in is what stays."""
+    site = hospital(0, "federation.share=[prior]", "separator_training.steps=0")
+    site.train(1)
+    before = load_artefact(folder.private_model)[0]["networks"]
+    for value in site.shared.networks.values():
+        value += 1.0
+    site.train(2)
+    after = load_artefact(folder.private_model)[0]["networks"]
+    for name, value in after.items():
+        assert torch.equal(value, site.shared.networks[name] if name.startswith("prior.") else before[name])
+
+
 def test_a_training_reply_has_the_bytes_of_its_tensors(hospital: Make) -> None:
     """Headers aside: no room in which something else could travel."""
     site = hospital()
     content = site.train().content
-    tensors = [*site.shared.detector.values(), *(site.shared.codebook[name] for name in STATISTICS)]
+    weights = [*site.shared.detector.values(), *site.shared.networks.values()]
+    tensors = [*weights, *(site.shared.codebook[name] for name in STATISTICS)]
     payload = sum(4 * value.numel() for value in tensors)
     assert payload < payload_bytes(content) < payload + 300 * (len(tensors) + 1)
 
@@ -164,20 +198,25 @@ def test_a_site_that_cannot_be_opened_says_only_which_kind_of_error(
     assert "Jane" not in caplog.text  # a simulation's log holds every site's
 
 
-@pytest.mark.parametrize("damage", ["no detector", "no round", "another architecture", "a renamed weight"])
-def test_a_message_that_cannot_be_used_is_answered_by_an_error(hospital: Make, damage: str) -> None:
+@pytest.mark.parametrize("part", ["detector", "codebook", "networks", "round"])
+def test_a_message_that_lacks_a_part_is_answered_by_an_error(hospital: Make, part: str) -> None:
+    """No part is made up: the site would train something else than the federation."""
     site = hospital()
     content = site.content(1, 2)
-    if damage == "no detector":
-        del content["detector"]
-    elif damage == "no round":
-        del content["round"]
-    else:
-        state = dict(site.shared.detector)
-        name = next(iter(state))
-        value = state.pop(name)
-        state[name if damage == "another architecture" else "other"] = torch.cat([value, value])
-        content["detector"] = ArrayRecord(torch_state_dict=state)
+    del content[part]
+    assert site.ask("train", content).error.reason == "KeyError"
+
+
+@pytest.mark.parametrize("part", ["detector", "networks"])
+@pytest.mark.parametrize("damage", ["another architecture", "a renamed weight"])
+def test_a_message_that_cannot_be_used_is_answered_by_an_error(hospital: Make, part: str, damage: str) -> None:
+    site = hospital()
+    content = site.content(1, 2)
+    state = dict(site.shared.parts()[part])
+    name = next(iter(state))
+    value = state.pop(name)
+    state[name if damage == "another architecture" else "other"] = torch.cat([value, value])
+    content[part] = ArrayRecord(torch_state_dict=state)
     reply = site.ask("train", content)
     assert reply.has_error()
     assert reply.error.reason.isidentifier()
@@ -216,7 +255,7 @@ def test_the_data_report_is_of_the_sites_own_records(hospital: Make, folder: Sit
     assert report == json.loads(json.dumps(database.data_report(share_of(database))))
 
 
-def test_separator_and_editor_survive_between_messages_and_processes(hospital: Make, folder: SiteFolder) -> None:
+def test_networks_survive_between_messages_and_processes(hospital: Make, folder: SiteFolder) -> None:
     hospital().train(1)
     first, about = load_artefact(folder.private_model)
     assert about["round"] == 1
@@ -224,7 +263,8 @@ def test_separator_and_editor_survive_between_messages_and_processes(hospital: M
     hospital().train(2)
     second, about = load_artefact(folder.private_model)
     assert about["round"] == 2
-    assert not torch.equal(first["separator"]["gate.weight"], second["separator"]["gate.weight"])
+    for name in ("separator.gate.weight", "editor.null", "prior.head.weight"):
+        assert not torch.equal(first["networks"][name], second["networks"][name])
 
 
 def test_predictions_are_written_once_at_the_end(hospital: Make, folder: SiteFolder, database: Database) -> None:
@@ -263,19 +303,19 @@ def test_predictions_are_the_broadcast_detectors(hospital: Make, folder: SiteFol
 def test_the_gallery_is_of_healthy_patients_nothing_was_trained_on(
     hospital: Make, folder: SiteFolder, database: Database
 ) -> None:
-    site = hospital(0, "separator.gate_threshold=0.3")
-    site.shared.codebook["prior"][1:4, 5:] += 1.0  # HYP has never been seen, and nothing is edited before R
+    site = hospital()
+    has_seen(site, MI="IMI", STTC="NDT", CD="CLBBB")  # and no HYP
     site.train(1)
     site.evaluate(2)
     parts, about = load_artefact(folder.twins)
     assert parts.keys() == {"twins"}
     twins = parts["twins"]
-    n, tokens = len(about["record"]), 1000 // site.config.separator.stride
+    n, stretches = len(about["record"]), 1000 // site.config.separator.stride
     assert 0 < n <= 3
     assert {name: tuple(value.shape) for name, value in twins.items()} == {
         "twin": (n, 8, 1000),
         "reference": (n, 8, 1000),
-        "gate": (n, tokens),
+        "gate": (n, stretches),
         "envelope": (n, 1000),
     }
     for name in ("gate", "envelope"):
@@ -289,12 +329,27 @@ def test_the_gallery_is_of_healthy_patients_nothing_was_trained_on(
     assert torch.equal(twins["reference"], database.signals(positions))
     assert set(positions) <= set(in_folds(database, share_of(database), 9, 10))
     assert database.norm_only()[positions].all()
-    assert set(about["disease"]) <= {"MI", "STTC", "CD"}
+    assert set(zip(about["disease"], about["statement"], strict=True)) <= {
+        ("MI", "IMI"),
+        ("STTC", "NDT"),
+        ("CD", "CLBBB"),
+    }
     assert about["age"] == database.table["age"].iloc[positions].tolist()
     assert about["sex"] == database.table["sex"].iloc[positions].tolist()
     for name in ("disease", "before", "after"):
         assert len(about[name]) == n
     assert all(0 <= value <= 1 for value in [*about["before"], *about["after"]])
+
+
+def test_the_report_names_the_statement_that_a_twin_was_asked_for(hospital: Make, tmp_path: Path) -> None:
+    site = hospital()
+    has_seen(site, MI="IMI")
+    site.train(1)
+    site.evaluate(2)
+    twins = stored_twins(RunFolder(tmp_path / "run"))
+    assert {(twin.label, twin.disease_name) for twin in twins} == {("IMI (MI)", "inferior myocardial infarction (IMI)")}
+    unnamed = replace(twins[0], statement="")  # a run of an earlier version
+    assert (unnamed.label, unnamed.disease_name) == ("MI", "myocardial infarction")
 
 
 @pytest.mark.parametrize("lacking", ["a private model", "a disease", "room"])
@@ -303,7 +358,7 @@ def test_without_what_it_takes_there_is_no_gallery(hospital: Make, folder: SiteF
     if lacking != "a private model":
         site.train(1)
     if lacking != "a disease":
-        site.shared.codebook["prior"] += 1.0
+        has_seen(site, MI="IMI")
     assert site.evaluate(2).has_content()
     assert not folder.twins.exists()
 
@@ -322,8 +377,8 @@ def test_two_hospitals_folders_do_not_mix(hospital: Make, tmp_path: Path, databa
         assert set(table["ecg_id"]) <= set(own)
         assert set(table["site"]) == {f"client-{number}"}
         assert [row["round"] for row in read_events(folder.events)] == [1, 2]
-    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["separator"] for number in (0, 1)]
-    assert not torch.equal(models[0]["gate.weight"], models[1]["gate.weight"])
+    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["networks"] for number in (0, 1)]
+    assert not torch.equal(models[0]["separator.gate.weight"], models[1]["separator.gate.weight"])
 
 
 # --- a deployed site -------------------------------------------------------------------------------------------------

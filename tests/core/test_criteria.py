@@ -16,7 +16,6 @@ from lavq_core.signals.beats import BEFORE, find_beats, frame_length
 from lavq_core.signals.criteria import (
     CRITERIA,
     criterion_score,
-    delineate,
     frontal_axis,
     initial_voltage,
     net_share,
@@ -29,6 +28,7 @@ from lavq_core.signals.criteria import (
     t_amplitude,
     terminal_voltage,
 )
+from lavq_core.signals.delineation import delineate
 from lavq_core.signals.leads import INDEPENDENT_LEADS, LEADS
 
 FULL = os.environ.get("LAVQ_PTBXL", "")

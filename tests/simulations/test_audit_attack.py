@@ -216,11 +216,14 @@ def test_other_settings_or_patients_are_other_shadows(database: Database) -> Non
 # The run
 
 
-def test_members_are_the_patients_of_the_training_folds(database: Database) -> None:
-    cohort = Cohort.of_run(database, compose(["data.validation_fold=1", "data.test_fold=2"]))
+@pytest.mark.parametrize("train_folds", [list(range(3, 11)), [4, 5]], ids=["all but two", "two"])
+def test_members_are_the_patients_of_the_training_folds(database: Database, train_folds: list[int]) -> None:
+    """Patients of folds that nothing was trained on are non-members, whether or not the folds were scored."""
+    folds = f"data.train_folds={train_folds}".replace(" ", "")
+    cohort = Cohort.of_run(database, compose(["data.validation_fold=1", "data.test_fold=2", folds]))
     table = database.table
-    held_out = set(table.loc[table["strat_fold"].isin([1, 2]), "patient_id"])
-    assert set(cohort.patients[~cohort.member]) == held_out
+    trained_on = set(table.loc[table["strat_fold"].isin(train_folds), "patient_id"])
+    assert set(cohort.patients[cohort.member]) == trained_on
     assert set(cohort.patients) == set(table["patient_id"])
     assert len(cohort.owner) == len(table)
 

@@ -32,8 +32,9 @@ def database(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A finished run's folder: an untrained model of the smallest size and one site's editor."""
-    from lavq_core.models.stored import make_models, save_private
+    """A finished run's folder: an untrained model of the smallest size and one site's networks."""
+    from lavq_core.models.networks import make_networks
+    from lavq_core.models.stored import save_private
     from lavq_core.runs.artefact import save_artefact
     from lavq_core.runs.layout import RunFolder
     from server.app import initial_model
@@ -43,8 +44,8 @@ def run(tmp_path) -> Path:
     save_config(config, folder.config)
     model = initial_model(config)
     about = {"classes": ["NORM", "MI", "STTC", "CD", "HYP"]}
-    save_artefact(folder.model, {"detector": model.detector, "codebook": model.codebook}, about)
-    save_private(folder.site("site-0").private_model, *make_models(config, 0), 1)
+    save_artefact(folder.model, model.parts(), about)
+    save_private(folder.site("site-0").private_model, make_networks(config, 0), 1)
     return folder.root
 
 
@@ -91,6 +92,11 @@ class TestTraining:
     def test_unknown_preset_and_wrong_type(self, capsys, tmp_path, command):
         self.fails(capsys, tmp_path, command, SAMPLE, "preset=big")
         assert "federation.rounds" in self.fails(capsys, tmp_path, command, SAMPLE, "federation.rounds=many")
+
+    def test_networks_to_share_that_do_not_exist(self, capsys, tmp_path, command):
+        line = self.fails(capsys, tmp_path, command, SAMPLE, "federation.share=[prior,codebook]")
+        assert "federation.share takes any of separator, editor, prior" in line
+        self.fails(capsys, tmp_path, command, SAMPLE, "federation.share=prior")
 
     def test_unknown_partition(self, capsys, tmp_path, command):
         assert "partition" in self.fails(capsys, tmp_path, command, SAMPLE, "partition.scheme=alphabet")
@@ -156,24 +162,23 @@ class TestDetect:
         assert all(0 <= row[name] <= 1 for name in ("NORM", "MI", "STTC", "CD", "HYP"))
 
 
-class TestTwin:
-    def test_unknown_disease(self, capsys, tmp_path, run):
-        out = tmp_path / "twins"
-        assert "choose one of" in fails(capsys, "twin", "--run", run, RECORD, "--disease", "FLU", "--out", out)
-        assert not out.exists()
+class TestRunOfAnotherVersion:
+    """Its configuration names settings that are no more, so nothing is guessed from its files."""
 
-    def test_unknown_site(self, capsys, tmp_path, run):
-        arguments = ("twin", "--run", run, RECORD, "--disease", "MI", "--site", "site-9", "--out", tmp_path / "t")
-        assert "choose one of site-0" in fails(capsys, *arguments)
+    @pytest.fixture
+    def old_run(self, run) -> Path:
+        config = (run / "config.yaml").read_text()
+        assert "\n  loss:\n" in config
+        (run / "config.yaml").write_text(config.replace("\n  loss:\n", "\n  loss:\n    roughness: 0.5\n"))
+        return run
 
-    def test_strength_out_of_range(self, capsys, tmp_path, run):
-        arguments = ("twin", "--run", run, RECORD, "--disease", "MI", "--strength", 2, "--out", tmp_path / "t")
-        assert "strength" in fails(capsys, *arguments)
-
-    def test_a_missing_record(self, capsys, tmp_path, run):
-        out = tmp_path / "twins"
-        assert "no record" in fails(capsys, "twin", "--run", run, tmp_path / "x", "--disease", "MI", "--out", out)
-        assert not out.exists()
+    @pytest.mark.parametrize("command", ["detect", "twin"])
+    def test_it_is_named_and_nothing_is_written(self, capsys, tmp_path, old_run, command):
+        arguments = [command, "--run", old_run, RECORD, "--out", tmp_path / "out"]
+        line = fails(capsys, *arguments, *(["--disease", "MI"] if command == "twin" else []))
+        assert f"{old_run / 'config.yaml'} is not a configuration of this version of lavq" in line
+        assert "roughness" in line
+        assert not (tmp_path / "out").exists()
 
 
 def test_report_of_a_run_that_did_not_finish(capsys, run):

@@ -78,6 +78,7 @@ def test_a_second_checkout_runs_its_own_code(
     assert read_events(run.events)[-1]["event"] == "run-finished"
     parts, _ = load_artefact(run.model)
     assert parts["detector"]["weight"].tolist() == [1.75] * 7  # 1 + (1 * 0 + 3 * 1) / 4
+    assert parts["networks"]["prior.weight"].tolist() == [1.75] * 2
     assert "Successfully started run" in (run.root / "flower.log").read_text()
     assert_nothing_is_left(own)
 
@@ -246,4 +247,5 @@ def test_the_bundle_holds_our_code_and_nothing_else() -> None:
     data = {name for name in ours if name.startswith(("simulations/sample/", "simulations/results/"))}
     assert ours - data <= names
     assert names <= ours | {"pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"}
+    assert "lavq_core/data/statements.json" in names  # sites cannot read a request without it
     assert len(bundle) < 10 * 1024 * 1024

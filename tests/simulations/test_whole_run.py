@@ -99,7 +99,7 @@ def test_detect_scores_a_database_in_the_official_order(run, tmp_path):
 def test_the_same_seed_gives_the_same_model(run, tmp_path):
     again = tmp_path / "again"
     assert main(["run", "--out", str(again), f"data.cache_dir={tmp_path / 'cache'}", "audit.enabled=false", *TINY]) == 0
-    for name in ("detector", "codebook"):
+    for name in ("detector", "codebook", "networks"):
         one, two = (folder / "model" / f"{name}.safetensors" for folder in (run, again))
         assert one.read_bytes() == two.read_bytes()
 
@@ -114,7 +114,7 @@ def test_the_demo_runs_a_real_federation_and_agrees_with_the_one_in_process(tmp_
     ]
     assert main(["demo", "--out", str(tmp_path / "flower"), *small]) == 0
     assert main(["run", "--out", str(tmp_path / "process"), *small]) == 0
-    for name in ("detector", "codebook"):
+    for name in ("detector", "codebook", "networks"):
         one, two = (load_file(tmp_path / run / "model" / f"{name}.safetensors") for run in ("flower", "process"))
         assert one.keys() == two.keys()
         for key in one:

@@ -1,4 +1,4 @@
-"""A server with a model of seven numbers, driven by the real round loop."""
+"""A server with a model of seven numbers and a network of two, driven by the real round loop."""
 
 import shlex
 from pathlib import Path
@@ -30,7 +30,9 @@ def main(grid: Grid, context: Context) -> None:
             "counts": torch.zeros(2),
             "sums": torch.zeros(2, 2),
             "prior": torch.zeros(5, 1, 3),
+            "requests": torch.zeros(5, 4),
         },
+        {"prior.weight": torch.ones(2)},
     )
     run = RunFolder(Path(settings["run.dir"]))
     federation = FederationConfig(

@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from client.version import VERSION
+from lavq_core.models.codebook import STATISTICS
 
 app = ClientApp()
 
@@ -30,14 +31,13 @@ def train(message: Message, context: Context) -> Message:
     partition = int(context.node_config["partition-id"])
     if _settings(context).get("break_site") == str(partition):
         raise ValueError("patient Jane Doe")
-    detector = {name: value + partition for name, value in message.content["detector"].to_torch_state_dict().items()}
-    fresh = {name: torch.ones(message.content["codebook"][name].shape) for name in ("counts", "sums", "prior")}
-    content = {
-        "detector": ArrayRecord(detector),
-        "codebook": ArrayRecord(fresh),
-        "metrics": MetricRecord({"num-examples": 1 + 2 * partition}),
-    }
-    return Message(RecordDict(content), reply_to=message)
+    records = message.content.array_records
+    content = RecordDict({"metrics": MetricRecord({"num-examples": 1 + 2 * partition})})
+    for part in ("detector", "networks"):
+        learnt = {name: value + partition for name, value in records[part].to_torch_state_dict().items()}
+        content[part] = ArrayRecord(learnt)
+    content["codebook"] = ArrayRecord({name: torch.ones(records["codebook"][name].shape) for name in STATISTICS})
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
