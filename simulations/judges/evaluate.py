@@ -23,8 +23,9 @@ REAL = "real"
 
 
 def evaluate(arm: str, twins: TwinSet, bench: Bench, probe_epochs: int = EPOCHS) -> list[Row]:
-    """Hold one arm's twins against real records; about a minute on one core for PTB-XL's 1,250 requests,
-    most of it the probe's.
+    """Hold one arm's twins against real records.
+
+    PTB-XL's 1,250 requests take about a minute on one core, most of it the probe's.
 
     Args:
         arm: its name in the results.
