@@ -29,8 +29,8 @@ from lavq_core.runs.layout import RunFolder, SiteFolder, write_atomic
 Metrics = dict[str, float | int | str]
 
 PRIVACY_OFF = (
-    "Trained without differential privacy: no bound on what the shared detector and codebook reveal about a patient is "
-    "claimed. The membership-inference audit measures what one attack finds."
+    "Trained without differential privacy: no bound on what the shared detector, codebook and networks reveal about a "
+    "patient is claimed. The membership-inference audit measures what one attack on the detector finds."
 )
 
 

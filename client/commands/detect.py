@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HELP = "score ECGs with the detector of a run"
 EXAMPLE = """\
-  lavq detect --run runs/demo simulations/sample/records100/00000/00039_lr --out predictions.csv
+  lavq detect --run runs/demo simulations/sample/records100/00000/00059_lr --out predictions.csv
   lavq detect --run runs/demo --database /path/to/ptb-xl --out predictions.csv"""
 
 

@@ -57,7 +57,7 @@ class _Made:
     gate: Tensor  # (n, tokens) in 0..1, over the whole record
     before: Tensor  # (5,) detector's probabilities of the original
     after: Tensor  # (n, 5) ... and of the twins
-    networks_of: str  # hospital whose networks made them
+    networks_of: str  # whose networks made them
     notes: list[str]  # what a reader of the twins should know
 
     @property
@@ -118,7 +118,7 @@ def _make(args: argparse.Namespace) -> _Made:
     asked = parse_request(args.disease, public_statements())
     run = RunFolder.open(args.run)
     model = load_shared_model(run)
-    networks, folder = load_networks(run, args.site)
+    networks, networks_of = load_networks(run, args.site)
     name, patient = _read_patient(args, model.config)
     generator = torch.Generator().manual_seed(args.seed)
     wanted = statements_of(asked, model.codebook["requests"], args.count, generator)
@@ -134,7 +134,7 @@ def _make(args: argparse.Namespace) -> _Made:
         gate=twins.gate_over_time(model.config.separator.stride),
         before=before,
         after=after,
-        networks_of=folder.root.name,
+        networks_of=networks_of,
         notes=_notes(asked, float(before[0]), model.codebook["requests"]),
     )
 

@@ -76,6 +76,13 @@ def diagnostic_statements() -> tuple[str, ...]:
     return tuple(sorted(superclass_of(public_statements())))
 
 
+def statement_classes() -> np.ndarray:
+    """Tell which superclass each diagnostic statement belongs to: (5, 44) float32 of 0 and 1."""
+    classes = superclass_of(public_statements())
+    rows = [[float(classes[code] == name) for code in diagnostic_statements()] for name in SUPERCLASSES]
+    return np.asarray(rows, dtype=np.float32)
+
+
 def statement_matrix(statements: Iterable[Iterable[str]]) -> np.ndarray:
     """Tell which diagnostic statements each record carries: (n, 44) float32 of 0 and 1."""
     order = {code: column for column, code in enumerate(diagnostic_statements())}

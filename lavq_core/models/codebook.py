@@ -12,7 +12,7 @@ The state is a dict of tensors that travels as it is:
 ``counts``    ``(K,)``         running number of latents assigned to each code
 ``sums``      ``(K, D)``       running sum of those (unit) latents
 ``prior``     ``(C, N, K+1)``  running class prior, see ``lavq_core.models.prior``
-``requests``  ``(C, S)``       running counts of the statements of each superclass
+``requests``  ``(C, S)``       running counts of each superclass's own statements
 ============  ===============  ================================================================================
 """
 

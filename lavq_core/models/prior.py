@@ -1,9 +1,9 @@
 """The class prior: which disease code belongs where in the beat, as counts that add up over hospitals.
 
 ``prior[c, n, k]`` counts beats of superclass ``c`` whose token ``n`` carries code ``k``; the last column ``k = K``
-counts tokens that were left normal. ``requests[c, s]`` counts the statements of a superclass. Both are sums, so they
-suit aggregation and, later, noise. They tell what the federation has seen; which codes go together, and with which
-patient, only the prior network knows (``lavq_core.models.prior_network``).
+counts tokens that were left normal. ``requests[c, s]`` counts the statements of a superclass that are its own. Both are
+sums, so they suit aggregation and, later, noise. They tell what the federation has seen; which codes go together, and
+with which patient, only the prior network knows (``lavq_core.models.prior_network``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def draw_from_counts(prior: Tensor, classes: Tensor, generator: torch.Generator)
     """
     counts = prior[classes].clone()  # (B, N, K + 1)
     counts[..., -1] += 1e-6
-    return torch.multinomial(counts.flatten(0, 1), 1, generator=generator).reshape(len(classes), -1)
+    return torch.multinomial(counts.flatten(0, 1), 1, generator=generator).reshape(counts.shape[:2])
 
 
 def draw_statements(requests: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:

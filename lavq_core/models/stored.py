@@ -13,8 +13,8 @@ from lavq_core.errors import RunError
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.networks import Networks, make_networks
-from lavq_core.runs.artefact import load_artefact, save_artefact
-from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.runs.artefact import MANIFEST, load_artefact, save_artefact
+from lavq_core.runs.layout import RunFolder
 
 StateDict = dict[str, Tensor]
 
@@ -41,27 +41,31 @@ def load_shared_model(run: RunFolder) -> SharedModel:
     return SharedModel(detector, parts["codebook"], config, tuple(about["classes"]))
 
 
-def load_networks(run: RunFolder, site: str) -> tuple[Networks, SiteFolder]:
+def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:
     """Load the networks as one hospital of the run holds them: its own, and the shared ones of the final round.
 
     Args:
         run: the run folder.
-        site: the hospital's name; empty: the only one, or the first by name of several.
+        site: the hospital's name; empty: the only one, or the first by name of several. Where every network is
+            shared, no hospital needs to be here.
+
+    Returns:
+        The networks in eval mode, and whose they are in words.
 
     Raises:
-        RunError: no such hospital here, or it has trained no editor.
+        RunError: no such hospital here, it has trained no editor, or its networks do not fit the configuration.
     """
-    here = [folder for folder in run.sites() if (folder.private_model / "manifest.json").is_file()]
-    if not here:
-        raise RunError(f"no hospital in {run.root} has trained an editor: twins are made where one was trained")
-    by_name = {folder.root.name: folder for folder in here}
+    config, (parts, _) = load_config(run.config), load_artefact(run.model)
+    shared = parts.get("networks", {})
+    by_name = {f.root.name: f for f in run.sites() if (f.private_model / MANIFEST).is_file()}
     if site and site not in by_name:
-        raise RunError(f"unknown site {site!r}: choose one of {', '.join(by_name)}")
-    folder = by_name[site] if site else here[0]
-    networks = load_private(load_config(run.config), folder.private_model)
-    parts, _ = load_artefact(run.model)
-    networks.take_over(parts.get("networks", {}))
-    return networks, folder
+        raise RunError(f"unknown site {site!r}: choose one of {', '.join(by_name) or 'none, as no site is here'}")
+    if not by_name and shared.keys() != make_networks(config, 0).state_dict().keys():
+        raise RunError(f"no hospital in {run.root} has trained an editor: twins are made where one was trained")
+    name = site or next(iter(by_name), "")
+    networks = load_private(config, run.site(name).private_model) if name else make_networks(config, config.run.seed)
+    networks.take_over(shared)
+    return networks, name or "the federation"
 
 
 def shared_detector(config: Config, state: StateDict) -> Detector:
@@ -72,15 +76,24 @@ def shared_detector(config: Config, state: StateDict) -> Detector:
 
 
 def load_private(config: Config, folder: Path) -> Networks:
-    """Load the site's networks in eval mode; before its first round, those that every site starts from."""
+    """Load the site's networks in eval mode; before its first round, those that every site starts from.
+
+    Raises:
+        RunError: the folder holds networks of another version or of other sizes.
+    """
     networks = make_networks(config, config.run.seed)
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).is_file():
         parts, _ = load_artefact(folder)
-        networks.load_state_dict(parts["networks"])
+        try:
+            networks.load_state_dict(parts["networks"])
+        except (KeyError, RuntimeError):
+            raise RunError(
+                f"{folder} holds networks of another version or size: move it away, or go back to its configuration"
+            ) from None
     return networks.eval()
 
 
 def save_private(folder: Path, networks: Networks, number: int) -> None:
     """Keep the site's networks on its disk, atomically."""
-    about = {"round": number, "classes": list(SUPERCLASSES), "leaves_the_site": False}
+    about = {"round": number, "classes": list(SUPERCLASSES)}
     save_artefact(folder, {"networks": networks.state_dict()}, about)

@@ -122,8 +122,9 @@ def draw_watermark(axes: Axes, box: tuple[float, float, float, float]) -> None:
 def draw_header(
     axes: Axes, width: float, height: float, title: str, synthetic: bool, entries: Sequence[tuple[str, str, str]]
 ) -> None:
-    """Write the title, the SYNTHETIC tag on its right, and the legend below."""
-    write(axes, 5.0, height - 6.0, title, 4.2, bold=True)
+    """Write the title, the SYNTHETIC tag on its right, and the legend below; a long title is written smaller."""
+    room = width - (45.0 if synthetic else 10.0)
+    write(axes, 5.0, height - 6.0, title, min(4.2, room / (0.75 * max(len(title), 1))), bold=True)
     if synthetic:
         write(axes, width - 5.0, height - 6.0, "SYNTHETIC", 4.2, colour=TWIN, bold=True, align="right")
     x = 5.0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavq_core.config import Config
+from lavq_core.data.labels import statement_classes
 from lavq_core.models.codebook import (
     CodebookState,
     code_statistics,
@@ -194,6 +195,8 @@ class SeparatorTrainer:
         """Fresh sums over all abnormal records, for the server: ``{"counts", "sums", "prior", "requests"}``, CPU."""
         K, separator = len(self.codes), self.networks.separator
         total = no_statistics(self.config.codebook, data.valid.shape[1])
+        # A record of MI may carry LAFB as well, but a twin with LAFB is none of MI: each class counts its own.
+        own = torch.from_numpy(statement_classes())  # (C, S)
         for rows in data.abnormal().split(batch):
             part = data.take(rows, self.device)
             found = separator(part.x, part.covariates, part.valid, part.memory, part.mask)
@@ -201,6 +204,6 @@ class SeparatorTrainer:
             gate, weights = found.gate > 0.5, class_weights(part.y)
             fresh = code_statistics(found.latents, indices, gate, K)
             fresh["prior"] = count_codes(indices, gate, weights, K)
-            fresh["requests"] = weights.T @ part.statements  # (C, S)
+            fresh["requests"] = (weights.T @ part.statements).cpu() * own  # (C, S)
             total = {name: value + fresh[name].cpu() for name, value in total.items()}
         return total

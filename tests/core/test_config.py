@@ -67,9 +67,10 @@ def test_no_override_means_the_sample_preset() -> None:
 
 
 def test_an_override_wins_over_its_preset_wherever_it_stands() -> None:
-    assert compose(["preset=paper"]).data.sampling_rate == 500
-    for overrides in (["preset=paper", "data.sampling_rate=100"], ["data.sampling_rate=100", "preset=paper"]):
-        assert compose(overrides).data.sampling_rate == 100
+    assert compose(["preset=paper"]).federation.rounds == 24
+    for overrides in (["preset=paper", "federation.rounds=3"], ["federation.rounds=3", "preset=paper"]):
+        assert compose(overrides).federation.rounds == 3
+        assert compose(overrides).data.sampling_rate == 500
 
 
 def test_presets_can_be_laid_over_each_other() -> None:
@@ -169,8 +170,15 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
         "data.test_fold=9",
         "separator.heads=5",
         "separator.heads=0",
-        "separator.stride=7",
-        "separator.stride=16",
+        "separator.stride=6",
+        "separator.stride=20",
+        "federation.share=[detector]",
+        "federation.share=[editor,prior,seperator]",
+        "data.train_folds=[8,9]",
+        "data.train_folds=[10]",
+        "partition.withhold=[MI]",
+        "partition.withhold=['site-0:NORM']",
+        "partition.withhold=['site-0:FLU']",
         "detector.kernel=4",
         "detector_training.batch=0",
         "separator_training.batch=0",
@@ -178,6 +186,20 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
 )
 def test_impossible_values_are_refused_with_their_key(written: str) -> None:
     assert written.split("=")[0] in refusal(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("[]", []), ("[editor]", ["editor"]), ("[prior,separator]", ["prior", "separator"])],
+)
+def test_any_of_the_networks_may_be_shared_or_none(written: str, expected: list[str]) -> None:
+    assert compose([f"federation.share={written}"]).federation.share == expected
+
+
+@pytest.mark.parametrize(("rate", "stride"), [(100, 4), (100, 8), (100, 32), (500, 20), (500, 40), (500, 48)])
+def test_strides_that_divide_a_beat_are_taken(rate: int, stride: int) -> None:
+    config = compose([f"data.sampling_rate={rate}", f"separator.stride={stride}"])
+    assert (config.data.sampling_rate, config.separator.stride) == (rate, stride)
 
 
 @pytest.mark.parametrize("preset", ["eps8", "on"])

@@ -115,7 +115,7 @@ def test_it_learns_which_beats_are_real_for_what_is_said_of_them() -> None:
         told = made(x, memory, there, torch.zeros(16, 5))
         return (told[:8], told[8:]) if which == 0 else (told[8:], told[:8])
 
-    for number in range(60):
+    for number in range(45):
         optimiser.zero_grad()
         sum(discriminator_loss(*scores(which, number)) for which in (0, 1)).backward()  # type: ignore[union-attr]
         optimiser.step()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -290,6 +291,20 @@ def test_the_footer_tells_how_to_read_the_paper_and_what_it_is_not_for(twin: Dra
     words = " ".join(twin.words())
     for note in ("25 mm/s", "10 mm/mV", "100 Hz sampling: bandwidth below 50 Hz", "not a medical device"):
         assert note in words
+
+
+@pytest.mark.parametrize("words", [1, 8, 16, 40])
+def test_a_long_title_ends_before_the_mark(words: int) -> None:
+    figure = draw_ecg(noisy(), RATE, reference=noisy(1), title="Record 00123 " * words, synthetic=True)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = figure.axes[0].texts
+    (title,) = [text.get_window_extent(renderer) for text in texts if text.get_text().startswith("Record")]
+    (mark,) = [
+        text.get_window_extent(renderer)
+        for text in texts
+        if text.get_text() == "SYNTHETIC" and text.get_gid() != "watermark"
+    ]
+    assert title.x1 < mark.x0
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -118,7 +119,6 @@ def test_networks_survive_the_disk(tiny: Config, tmp_path: Path) -> None:
     assert not back.training
     _, about = load_artefact(tmp_path / "private")
     assert about["round"] == 5
-    assert about["leaves_the_site"] is False
 
 
 def test_before_the_first_round_the_networks_are_those_that_everybody_starts_from(tiny: Config, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def run(tiny: Config, tmp_path: Path) -> RunFolder:
 def test_a_hospital_uses_its_own_networks_and_the_shared_ones_of_the_last_round(
     run: RunFolder, tiny: Config, asked: str, name: str, seed: int
 ) -> None:
-    networks, folder = load_networks(run, asked)
-    assert folder.root.name == name
+    networks, whose = load_networks(run, asked)
+    assert whose == name
     assert equal(networks.separator.state_dict(), make_networks(tiny, seed).separator.state_dict())
     assert equal(networks.editor.state_dict(), make_networks(tiny, 9).editor.state_dict())
     assert equal(networks.prior.state_dict(), make_networks(tiny, 9).prior.state_dict())
@@ -161,5 +161,31 @@ def test_a_hospital_uses_its_own_networks_and_the_shared_ones_of_the_last_round(
 def test_a_hospital_that_trained_nothing_here_is_refused(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="unknown site 'site-c': choose one of site-a, site-b"):
         load_networks(run, "site-c")
+    shutil.rmtree(run.root / "sites")
     with pytest.raises(RunError, match=r"no hospital in .* has trained an editor"):
-        load_networks(RunFolder(tmp_path / "empty"), "")
+        load_networks(run, "")
+
+
+def test_where_every_network_is_shared_the_final_model_is_enough(run: RunFolder, tiny: Config) -> None:
+    """As where a deployment's server folder is handed on: the hospitals' own folders are elsewhere."""
+    shutil.rmtree(run.root / "sites")
+    networks = make_networks(tiny, 9)
+    parts, about = load_artefact(run.model)
+    save_artefact(run.model, {**parts, "networks": networks.state_dict()}, about)
+    loaded, whose = load_networks(run, "")
+    assert equal(loaded.state_dict(), networks.state_dict())
+    assert whose == "the federation"
+    with pytest.raises(RunError, match="unknown site 'site-a': choose one of none, as no site is here"):
+        load_networks(run, "site-a")
+
+
+def test_networks_of_another_version_or_size_are_named(tiny: Config, tmp_path: Path) -> None:
+    """A deployed site's folder outlives a run: what lies in it may be older than the program."""
+    folder = tmp_path / "private"
+    save_artefact(folder, {"separator": {}, "editor": {}}, {"round": 8})
+    with pytest.raises(RunError, match=f"{folder} holds networks of another version or size: move it away"):
+        load_private(tiny, folder)
+    save_private(folder, make_networks(tiny, 0), 1)
+    tiny.separator.width *= 2
+    with pytest.raises(RunError, match="another version or size"):
+        load_private(tiny, folder)

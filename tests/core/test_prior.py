@@ -85,10 +85,10 @@ def test_a_code_never_seen_at_a_place_of_a_class_is_never_drawn_there(seed: int)
 
 def test_symbols_are_drawn_as_often_as_they_were_counted() -> None:
     prior = prior_with(0)
-    drawn = draw_from_counts(prior, torch.full((20_000,), 1), rng(0))
+    drawn = draw_from_counts(prior, torch.full((5_000,), 1), rng(0))
     for n in range(2, N):
         shares = torch.bincount(drawn[:, n], minlength=K + 1) / len(drawn)
-        torch.testing.assert_close(shares, prior[1, n] / prior[1, n].sum(), rtol=0.0, atol=0.02)
+        torch.testing.assert_close(shares, prior[1, n] / prior[1, n].sum(), rtol=0.0, atol=0.04)
 
 
 def test_a_disease_without_counts_edits_nothing() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +20,7 @@ from lavq_core.report import build_report
 from lavq_core.report.evidence import traffic, troubles
 from lavq_core.report.gallery import Twin, choose
 from lavq_core.report.numbers import Metrics, display
-from lavq_core.runs.artefact import save_artefact
+from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 
@@ -370,6 +372,28 @@ def test_keys_that_travel_are_listed_and_the_codes_go_one_way(text: str) -> None
     assert "<code>head.weight</code>" in wire
     row = wire[wire.index("<code>codes</code>") :]
     assert "to the hospital only" in row[: row.index("</tr>")]
+
+
+@pytest.mark.parametrize(
+    ("shared", "told", "kept"),
+    [
+        ([], None, ["separator", "editor", "prior network"]),
+        (["prior"], "weights of prior", ["separator", "editor"]),
+        (["separator", "editor", "prior"], "weights of editor, prior, separator", []),
+    ],
+    ids=["none", "prior", "all"],
+)
+def test_what_left_and_what_did_not_follow_from_the_model(
+    run: RunFolder, tmp_path: Path, shared: list[str], told: str | None, kept: list[str]
+) -> None:
+    copied = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run")))
+    parts, about = load_artefact(copied.model)
+    networks = {f"{name}.weight": torch.zeros(1000) for name in shared}
+    save_artefact(copied.model, parts | ({"networks": networks} if shared else {}), about)
+    text = build_report(copied).read_text(encoding="utf-8")
+    sent, never = text[text.index("Sent every round") : text.index('id="convergence"')].split("Never sent")
+    assert re.findall(r"<th scope=\"row\">(weights of [^<]*)", sent) == ([told] if told else [])
+    assert re.findall(r"<li>the weights of the ([^<]*)</li>", never) == kept
 
 
 def test_ages_over_89_are_not_told(text: str) -> None:

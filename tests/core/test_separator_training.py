@@ -152,8 +152,8 @@ def test_weight_0_leaves_the_discriminator_out(tiny: Config, records: GuidedBeat
 def test_a_step_leaves_judge_and_shared_codebook_alone(tiny: Config, records: GuidedBeats) -> None:
     judge, state = judge_of(tiny), codebook_of(tiny)
     before, judge_before = copy.deepcopy(state), copy.deepcopy(judge.state_dict())
-    trainer = SeparatorTrainer(make_networks(tiny, 0), state, judge, tiny, rng(0), total=100)
-    for _ in range(12):  # beyond the first revival of dead codes
+    trainer = SeparatorTrainer(make_networks(tiny, 0), state, judge, tiny, rng(0), total=100, done=8)
+    for _ in range(3):  # beyond the first revival of dead codes, in step 10
         trainer.step(*batch_of(records))
     assert equal(state, before)
     assert equal(dict(judge.state_dict()), dict(judge_before))
@@ -210,7 +210,7 @@ def test_a_request_seldom_names_all_there_is(tiny: Config, records: GuidedBeats)
     sick, healthy = batch_of(records)
     there = torch.arange(3) < torch.tensor([3, 3, 1, 0])[:, None]
     sick = replace(sick, asked=torch.randn(4, 3, tiny.text.width), asked_mask=there)
-    for _ in range(12):
+    for _ in range(8):
         trainer.step(sick, healthy)
     masks = torch.stack(shown)
     assert not bool((masks & ~there).any())
@@ -386,6 +386,9 @@ def test_statistics_hold_nothing_of_healthy_records(tiny: Config, records: Guide
     assert equal(trainer.statistics(records), trainer.statistics(changed))
     assert not trainer.statistics(records)["prior"][NORM].any()
     assert not trainer.statistics(records)["requests"][NORM].any()
+    only_healthy = trainer.statistics(take(records, records.norm_only()))
+    assert tuple(only_healthy) == STATISTICS
+    assert not any(value.any() for value in only_healthy.values())
 
 
 def test_every_token_of_a_class_is_counted_once(tiny: Config, records: GuidedBeats) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,6 +29,7 @@ def one_weight_model(shares_networks: bool = True) -> SharedModel:
     return SharedModel({"w": torch.zeros(1)}, {"codes": torch.eye(2), "counts": torch.tensor([1.0])}, networks)
 
 
+@settings(deadline=None)  # Flower's strategy logs, which takes its time on busy cores
 @given(
     st.lists(
         st.tuples(st.floats(-100, 100, width=32), st.integers(1, 10_000_000)),

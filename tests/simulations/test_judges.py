@@ -241,14 +241,14 @@ def test_the_transformer_takes_500_hz() -> None:
 
 
 def crowd(n: int, seed: int) -> torch.Tensor:
-    x, _ = strips(n, seed, seconds=6)
+    x, _ = strips(n, seed, seconds=4)
     return x
 
 
 def test_the_probe_finds_a_planted_artefact_and_nothing_else() -> None:
     patients, others = np.arange(120), np.arange(120, 240)
     clean, real, tainted = crowd(120, 0), crowd(120, 1), crowd(120, 2)
-    tainted += 0.15 * torch.sin(torch.arange(600) * 2 * torch.pi * 25 / 100)  # ringing at 25 Hz
+    tainted += 0.15 * torch.sin(torch.arange(400) * 2 * torch.pi * 25 / 100)  # ringing at 25 Hz
     assert probe(tainted, real, patients, others, 100, seed=0, epochs=8).auc()[0] > 0.9
     assert abs(probe(clean, real, patients, others, 100, seed=0, epochs=8).auc()[0] - 0.5) < 0.12
 
