@@ -90,7 +90,7 @@ def _twin_losses(seen: Pass, networks: Networks, weight: SeparatorLossConfig) ->
     return {
         "cycle": weight.cycle * relative_error(seen.again, healthy.x),
         "identity": weight.identity * identity_loss(seen.twin, healthy.x),
-        "gate_cycle": weight.gate_cycle * F.binary_cross_entropy(found.probability.float().clamp(1e-6, 1 - 1e-6), gate),
+        "gate_cycle": weight.gate_cycle * _surprise(found.probability.float(), gate),
         "code_cycle": weight.code_cycle * _gated_mean(1.0 - similarity, gate),
     }
 
@@ -162,6 +162,12 @@ def relative_error(y: Tensor, x: Tensor) -> Tensor:
 
 def _relative_square(error: Tensor, signal: Tensor, smallest: float) -> Tensor:
     return (error.square().sum((1, 2)) / signal.square().sum((1, 2)).clamp_min(smallest)).mean()
+
+
+def _surprise(probability: Tensor, gate: Tensor) -> Tensor:
+    """Mean binary cross-entropy, written out: PyTorch's own is refused under mixed precision."""
+    p = probability.clamp(1e-6, 1.0 - 1e-6)
+    return -(gate * p.log() + (1.0 - gate) * (1.0 - p).log()).mean()
 
 
 def _gated_mean(value: Tensor, gate: Tensor) -> Tensor:

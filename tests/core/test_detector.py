@@ -79,8 +79,8 @@ def test_every_lead_is_read(detector: Detector) -> None:
 
 MODELS: list[Callable[[], nn.Module]] = [
     lambda: Detector(Config().detector),
-    lambda: Separator(SeparatorConfig(), CodebookConfig(), 48),
-    lambda: Editor(SeparatorConfig(), CodebookConfig()),
+    lambda: Separator(SeparatorConfig(), CodebookConfig(), 24, 48),
+    lambda: Editor(SeparatorConfig(), CodebookConfig(), 24),
 ]
 
 

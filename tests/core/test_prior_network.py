@@ -227,7 +227,7 @@ def toy(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def taught() -> PriorNetwork:
     prior, generator = make_prior(TOY), rng(0)
     optimiser = torch.optim.Adam(prior.parameters(), lr=3e-3)
-    for number in range(160):
+    for number in range(120):
         optimiser.zero_grad()
         prior.loss(*toy(64, 100 + number), generator).backward()
         optimiser.step()
