@@ -63,9 +63,8 @@ def execute(args: argparse.Namespace) -> int:
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
     own = ["--site", args.site, "--classes", *args.classes, "--share", *args.share] if args.name == "transfer" else []
-    command = shlex.join(
-        ["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *own, *args.overrides]
-    )
+    asked = [override for override in args.overrides if not override.startswith("data.cache_dir=")]  # a machine's own
+    command = shlex.join(["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *own, *asked])
     path = write_results(args.name, command, data, time.monotonic() - began, rows)
     Console().print(f"results: {path}\nnow `lavq results` puts them into the README", soft_wrap=True, highlight=False)
     return 0
