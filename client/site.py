@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from flwr.app import Context
 
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError
 from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.settings import Config
 from lavq_core.training.site_data import SiteData
 
 

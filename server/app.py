@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from lavq_core.config import Config, compose, save_config
+from lavq_core.config import compose, save_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
 from lavq_core.models.codebook import initial_codebook, merge_statistics
@@ -17,6 +17,7 @@ from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 from server.aggregation import SharedModel
 from server.checkpoints import Checkpoints
 from server.round_loop import RoundLoop

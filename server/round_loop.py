@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from lavq_core.config import FederationConfig
 from lavq_core.errors import LavqError, RunError
 from lavq_core.runs.events import EventLog
+from lavq_core.settings import FederationConfig
 from server.aggregation import MergeStatistics, SharedModel, SiteUpdate, aggregate
 from server.checkpoints import Checkpoints
 from server.exchange import Answer, Question, ask

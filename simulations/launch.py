@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
 from lavq_core.data.database import Database
+from lavq_core.settings import Config
 from simulations.partitions import partition
 
 SAMPLE = Path(__file__).resolve().parent / "sample"

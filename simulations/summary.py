@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lavq_core.config import Config, load_config
+from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import Interval, auc_intervals
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder, write_atomic
+from lavq_core.settings import Config
 
 Metrics = dict[str, float | int | str]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
@@ -21,6 +20,7 @@ from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_networks, load_shared_model
 from lavq_core.models.twins import Patients, request_twins
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 from lavq_core.text.statements import named
 from lavq_core.training.site_data import SiteData
 from simulations.judges.trees import TreesJudge

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from lavq_core.config import Config
     from lavq_core.data.requests import Request
     from lavq_core.models.twins import Patients, Twins
+    from lavq_core.settings import Config
 
 HELP = "make digital twins of a healthy ECG: what would this patient look like with a disease?"
 EXAMPLE = """\

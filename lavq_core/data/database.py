@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lavq_core.config import DataConfig
 from lavq_core.data.beat_cache import open_beats
 from lavq_core.data.cache import MICROVOLTS, default_cache_dir, open_pack
 from lavq_core.data.labels import SUPERCLASSES, superclass_labels, superclass_of
 from lavq_core.data.ptbxl import read_tables
 from lavq_core.errors import DataError
 from lavq_core.runs.layout import write_atomic
+from lavq_core.settings import DataConfig
 from lavq_core.signals.beats import Beats
 from lavq_core.signals.quality import Verdict
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lavq_core.config import CodebookConfig
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
+from lavq_core.settings import CodebookConfig
 
 CodebookState = dict[str, Tensor]
 STATISTICS = ("counts", "sums", "prior", "requests")  # what a site sends back

@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import DetectorConfig
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.blocks import group_norm
+from lavq_core.settings import DetectorConfig
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.blocks import BeatStem, TokenBlock, group_norm
+from lavq_core.settings import CodebookConfig, SeparatorConfig
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 
 

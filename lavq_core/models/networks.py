@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import Config
 from lavq_core.models.editor import Editor
 from lavq_core.models.prior_network import PriorNetwork
 from lavq_core.models.separator import Separator
+from lavq_core.settings import Config
 from lavq_core.signals.beats import frame_length
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.blocks import COVARIATES, Attention, ReportAttention
+from lavq_core.settings import CodebookConfig, SeparatorConfig
 
 _LAYERS = 2
 _DROPOUT = 0.1

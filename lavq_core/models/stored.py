@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lavq_core.config import Config, load_config
+from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.models.codebook import CodebookState
@@ -15,6 +15,7 @@ from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.networks import Networks, make_networks
 from lavq_core.runs.artefact import MANIFEST, load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 
 StateDict = dict[str, Tensor]
 

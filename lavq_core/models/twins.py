@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavq_core.config import Config
 from lavq_core.models.beat_input import BeatInput
 from lavq_core.models.editor import Editor, envelope
 from lavq_core.models.networks import Networks
 from lavq_core.models.prior_network import PriorNetwork
+from lavq_core.settings import Config
 from lavq_core.signals.beats import Beats, find_beats
 from lavq_core.signals.write_back import write_back
 from lavq_core.text.statements import requests

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from lavq_core.config import TextConfig
 from lavq_core.data.labels import diagnostic_statements, public_statements
+from lavq_core.settings import TextConfig
 from lavq_core.text.encoders import TextEncoder, make_encoder
 from lavq_core.text.memory import ReportMemory, statement_memory
 

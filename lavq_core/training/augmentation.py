@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lavq_core.config import DetectorTrainingConfig
+from lavq_core.settings import DetectorTrainingConfig
 
 
 def augment(x: Tensor, config: DetectorTrainingConfig, sampling_rate: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import DetectorTrainingConfig
+from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import Config, SeparatorLossConfig
 from lavq_core.models.codebook import commitment_loss, usage_loss
 from lavq_core.models.networks import Networks
 from lavq_core.models.separator import Separation
 from lavq_core.models.strip import strip
+from lavq_core.settings import Config, SeparatorLossConfig
 from lavq_core.training.guided import NORM, GuidedBeats
 
 _SLOPE_SHARE = 0.5  # how much an error of the slope counts beside one of the voltage: QRS complexes are all slope

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import Config
 from lavq_core.data.labels import statement_classes
 from lavq_core.models.codebook import (
     CodebookState,
@@ -26,6 +25,7 @@ from lavq_core.models.codebook import (
 from lavq_core.models.discriminator import Discriminator, discriminator_loss
 from lavq_core.models.networks import Networks
 from lavq_core.models.prior import count_codes
+from lavq_core.settings import Config
 from lavq_core.training.device import mixed_precision
 from lavq_core.training.guided import GuidedBeats, class_weights
 from lavq_core.training.separator_losses import Pass, losses_of

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, public_statements, statement_matrix
 from lavq_core.data.requests import statement_names
 from lavq_core.models.beat_input import BeatInput
 from lavq_core.models.strip import strip_places
 from lavq_core.models.twins import Patients
+from lavq_core.settings import Config
 from lavq_core.text.memory import ReportMemory, free_text_memory
 from lavq_core.text.statements import public_encoder, requests
 from lavq_core.training.detector_training import LabelledEcgs

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import Config
 from lavq_core.data.cache import MICROVOLTS
 from lavq_core.data.database import Database
+from lavq_core.settings import Config
 from lavq_core.training.detector_training import LabelledEcgs
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.errors import RunError
 from lavq_core.models.stored import shared_detector
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder, write_atomic
+from lavq_core.settings import Config
 from lavq_core.training.device import pick_device
 from simulations.audit.cohort import Cohort, cohort_logits
 from simulations.audit.lira import fit_worlds, label_margin, log_likelihood_ratio, negative_loss

@@ -25,9 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from lavq_core.config import Config, DetectorConfig, DetectorTrainingConfig
 from lavq_core.errors import ConfigError
 from lavq_core.models.detector import build_detector
+from lavq_core.settings import Config, DetectorConfig, DetectorTrainingConfig
 from lavq_core.training.detector_training import train_detector
 from simulations.audit.cohort import Cohort, cohort_logits
 from simulations.audit.pool import cores, train_in_parallel

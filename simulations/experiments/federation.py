@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import BOOTSTRAPS, class_aucs, weighted_auc
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 from simulations.experiments.generators import ONE_SITE
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import FOLDER, Row

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.networks import Networks, make_networks
 from lavq_core.models.stored import load_networks, load_shared_model
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 from simulations.launch import quoted
 
 GENERATOR_FOLDS = (1, 2, 3, 4, 5)  # train generators; 6 to 8 fit the judges, 9 and 10 are judged

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import DetectorConfig, DetectorTrainingConfig
 from lavq_core.metrics.auc import weighted_auc
 from lavq_core.models.detector import Detector
+from lavq_core.settings import DetectorConfig, DetectorTrainingConfig
 from lavq_core.training.detector_training import LabelledEcgs, predict, train_detector
 
 EPOCHS = 12

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import DetectorTrainingConfig
+from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.training.detector_training import LabelledEcgs, predict, train_detector
 

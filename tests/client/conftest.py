@@ -10,7 +10,8 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.app import app
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
+from lavq_core.settings import Config
 from server.aggregation import SharedModel
 from server.app import initial_model
 from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id

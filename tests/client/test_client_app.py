@@ -19,7 +19,6 @@ from flwr.common.serde import message_to_proto
 
 import client.app
 import client.site
-from lavq_core.config import SHAREABLE
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.models.codebook import STATISTICS
@@ -27,6 +26,7 @@ from lavq_core.report.gallery import stored_twins
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.settings import SHAREABLE
 from server.flower_adapter import payload_bytes
 from server.validation import ReplyChecker, read_evaluation, read_site_name
 from simulations.partitions import partition

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
+from lavq_core.settings import Config
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 

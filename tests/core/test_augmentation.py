@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavq_core.config import DetectorTrainingConfig
+from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment
 
 OFF = {"noise": 0.0, "amplitude": 0.0, "shift": 0.0, "wander": 0.0, "lead_dropout": 0.0}

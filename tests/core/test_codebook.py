@@ -12,7 +12,6 @@ from scipy.stats import entropy
 from torch import Tensor
 from torch.nn import functional as F
 
-from lavq_core.config import CodebookConfig
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.models.codebook import (
     STATISTICS,
@@ -28,6 +27,7 @@ from lavq_core.models.codebook import (
     usage_loss,
 )
 from lavq_core.models.prior import count_codes
+from lavq_core.settings import CodebookConfig
 
 K, D, N = 7, 5, 20
 C, S = len(SUPERCLASSES), len(diagnostic_statements())

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lavq_core.config as module
-from lavq_core.config import Config, compose, keys, load_config, save_config
+from lavq_core.config import compose, keys, load_config, save_config
 from lavq_core.errors import ConfigError, LavqError, RunError
+from lavq_core.settings import Config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "preset"
 PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import CodebookConfig, Config, DetectorConfig, SeparatorConfig
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.editor import Editor
 from lavq_core.models.separator import Separator
+from lavq_core.settings import CodebookConfig, Config, DetectorConfig, SeparatorConfig
 from lavq_core.training.detector_training import predict
 
 CONFIG = DetectorConfig(width=8, blocks=2)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavq_core.config import DetectorConfig, DetectorTrainingConfig
 from lavq_core.errors import ConfigError
 from lavq_core.models.detector import Detector, build_detector
+from lavq_core.settings import DetectorConfig, DetectorTrainingConfig
 from lavq_core.training import detector_training
 from lavq_core.training.detector_training import (
     LabelledEcgs,

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.editor import Editor, envelope
+from lavq_core.settings import CodebookConfig, SeparatorConfig
 from lavq_core.signals.leads import einthoven_residual, to_independent, to_twelve
 
 D, N, STRIDE = 6, 24, 4

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavq_core.config import SHAREABLE, Config, compose, save_config
+from lavq_core.config import compose, save_config
 from lavq_core.errors import RunError
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.detector import build_detector
@@ -19,6 +19,7 @@ from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.models.stored import load_networks, load_private, save_private
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import SHAREABLE, Config
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.beat_input import BeatInput
 from lavq_core.models.prior import count_codes, draw_from_counts
 from lavq_core.models.prior_network import PriorNetwork
 from lavq_core.models.twins import draw_symbols
+from lavq_core.settings import CodebookConfig, SeparatorConfig
 
 K, N, MEMORY = 8, 24, 12
 NORMAL, HIDDEN = K, K + 1

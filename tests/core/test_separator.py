@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavq_core.config import CodebookConfig, SeparatorConfig
 from lavq_core.models.blocks import Attention, ReportAttention, group_norm
 from lavq_core.models.separator import Separation, Separator
+from lavq_core.settings import CodebookConfig, SeparatorConfig
 
 WIDTH, D, MEMORY, N, STRIDE = 16, 6, 10, 24, 4
 

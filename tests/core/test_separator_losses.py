@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.models.codebook import initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.models.separator import Separation
+from lavq_core.settings import Config
 from lavq_core.training.guided import NORM, GuidedBeats
 from lavq_core.training.separator_losses import Pass, identity_loss, losses_of, relative_error
 from lavq_core.training.site_data import SiteData

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements, public_statements, superclass_of
 from lavq_core.models.codebook import STATISTICS, CodebookState, code_statistics, initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.models.prior import count_codes
+from lavq_core.settings import Config
 from lavq_core.training import separator_training
 from lavq_core.training.guided import NORM, GuidedBeats, class_weights
 from lavq_core.training.separator_training import SeparatorTrainer

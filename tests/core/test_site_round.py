@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lavq_core.config import SHAREABLE, Config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import (
     SUPERCLASSES,
@@ -29,6 +28,7 @@ from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.models.strip import strip_places
 from lavq_core.models.twins import Patients
 from lavq_core.runs.artefact import load_artefact
+from lavq_core.settings import SHAREABLE, Config
 from lavq_core.text.statements import requests
 from lavq_core.training import site_round
 from lavq_core.training.guided import NORM

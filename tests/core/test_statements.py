@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lavq_core.config import TextConfig
 from lavq_core.data.labels import diagnostic_statements, public_statements
 from lavq_core.models.prior import draw_statements
+from lavq_core.settings import TextConfig
 from lavq_core.text.statements import named, public_encoder, requests
 
 TEXT = TextConfig(width=12)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lavq_core.config import Config
 from lavq_core.models.detector import build_detector
 from lavq_core.models.strip import strip, strip_places
+from lavq_core.settings import Config
 from lavq_core.signals.beats import BEFORE, find_beats, frame_length
 
 RATES = st.sampled_from([100, 500])

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy.signal import resample
 from torch import Tensor
 
-from lavq_core.config import Config
 from lavq_core.data.database import Database
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.editor import Editor, envelope
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.models.twins import Patients, Twins, make_twins, request_twins
+from lavq_core.settings import Config
 from lavq_core.signals.beats import find_beats
 from lavq_core.signals.leads import einthoven_residual, to_independent, to_twelve
 from lavq_core.signals.rpeaks import find_r_peaks

@@ -10,10 +10,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from lavq_core.config import FederationConfig
 from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.events import EventLog, read_events
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import FederationConfig
 from server.aggregation import SharedModel
 from server.checkpoints import Checkpoints
 from server.flower_adapter import acting_as_server

@@ -9,13 +9,14 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from lavq_core.config import SHAREABLE, compose, load_config
+from lavq_core.config import compose, load_config
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.networks import make_networks
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import SHAREABLE
 from server.app import initial_model
 from simulations.inprocess import run_in_process
 

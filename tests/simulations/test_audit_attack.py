@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import norm
 
-from lavq_core.config import Config, compose
+from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.detector import build_detector
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
 from lavq_core.training.detector_training import train_detector
 from simulations.audit.cohort import Cohort, cohort_logits
 from simulations.audit.lira import Worlds, fit_worlds, label_margin, log_likelihood_ratio, negative_loss

@@ -7,10 +7,10 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from lavq_core.config import FederationConfig
 from lavq_core.models.codebook import merge_statistics
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import FederationConfig
 from server.aggregation import SharedModel
 from server.checkpoints import Checkpoints
 from server.round_loop import RoundLoop

@@ -1,0 +1,189 @@
+"""Every setting of a run: its key, type, default and meaning. ``lavq_core.config`` composes and checks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
+
+
+@dataclass
+class RunConfig:
+    """What this run is."""
+
+    dir: str = ""  # run folder, absolute; empty: runs/TIME in the working directory (set by the command)
+    seed: int = 0  # every generator but those of privacy starts from it
+    device: str = "auto"  # auto (a GPU when there is one), cpu or cuda
+
+
+@dataclass
+class DataConfig:
+    """Where the ECGs lie and how they are read."""
+
+    dir: str = ""  # a folder in PTB-XL's layout, absolute; empty: the bundled sample
+    cache_dir: str = ""  # packed signals; empty: the user's cache folder
+    sampling_rate: int = 100  # Hz, 100 or 500
+    minimum_likelihood: float = 0.0  # of a diagnostic statement, in per cent; 0 counts every statement present
+    train_folds: list[int] = field(default_factory=lambda: list(range(1, 9)))  # trained on
+    validation_fold: int = 9  # chooses and calibrates
+    test_fold: int = 10  # scored once, at the end
+
+
+@dataclass
+class PartitionConfig:
+    """How a simulation deals one database out to hospitals (a deployment has real ones)."""
+
+    scheme: str = "site"  # site, dirichlet:ALPHA or iid; always patient-disjoint
+    seed: int = 0  # of dirichlet and iid
+    withhold: list[str] = field(default_factory=list)  # SITE:CLASS, that site trains without its records of that class
+
+
+@dataclass
+class TextConfig:
+    """The report memory that guides the separator."""
+
+    source: str = "statements"  # statements (English descriptions of the SCP codes) or report (free text)
+    encoder: str = "lsa"  # lsa (embedded, offline), or a transformers hub id or local folder
+    width: int = 48  # width of an embedding after reduction
+
+
+@dataclass
+class CodebookConfig:
+    """The shared codebook of disease codes."""
+
+    size: int = 128  # number of codes K
+    dim: int = 32  # width of a code D
+    decay: float = 0.5  # what the running statistics keep per round when the sites' sums are added
+    ema: float = 0.99  # moving average of the codes during a site's local steps
+
+
+@dataclass
+class SeparatorConfig:
+    """Separator, editor and prior network; they see one median beat, .96 s."""
+
+    width: int = 64  # channels of a token
+    stride: int = 4  # samples a token: 40 ms at 100 Hz
+    blocks: int = 3  # residual blocks behind each stem
+    heads: int = 4  # of every attention
+    gate_threshold: float = 0.5  # a token is edited when its gate probability exceeds it
+
+
+@dataclass
+class SeparatorLossConfig:
+    """Weights of the separator's and editor's losses (``lavq_core.training.separator_losses``); 0 switches one off."""
+
+    reconstruction: float = 3.0  # recomposed abnormal beat against the real one
+    judge_healed: float = 1.0  # frozen detector reads NORM in the healed beat
+    judge_twin: float = 2.0  # frozen detector scores the twin like the record its codes came from
+    cycle: float = 1.0  # healed twin against the healthy beat it came from
+    identity: float = 0.02  # the twin is nearer to its own patient than to others of the batch (couples the batch)
+    adversarial: float = 0.4  # class-conditional discriminator on twins and healed beats
+    closure: float = 0.5  # the codes alone tell the superclasses
+    usage: float = 0.3  # all codes are used alike (couples the batch)
+    commitment: float = 0.25  # latents stay near their codes
+    gate_cycle: float = 0.5  # separating a twin finds the gate it was made with
+    code_cycle: float = 0.25  # ... and the codes
+    sparsity: float = 0.3  # mean gate of abnormal records
+    norm_gate: float = 1.0  # mean gate of NORM records, which should be nothing
+    wrong_report: float = 0.3  # a report of other diseases does not open what the record's own opens
+    gate_bounds: float = 6.0  # keeps the abnormal gate from dying early and from opening everywhere
+    gate_floor: float = 0.2  # ... below this mean
+    gate_ceiling: float = 0.31  # ... and above this one
+    smoothness: float = 0.05  # neighbouring tokens agree
+
+
+@dataclass
+class SeparatorTrainingConfig:
+    """Local training of separator, editor and prior network."""
+
+    steps: int = 120  # per round
+    batch: int = 48  # abnormal records and as many NORM ones
+    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    weight_decay: float = 1e-4
+    prior_weight_decay: float = 1e-2
+    discriminator_lr: float = 1e-3
+    loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
+
+
+@dataclass
+class DetectorConfig:
+    """1-D ResNet with GroupNorm on the 8 independent leads."""
+
+    width: int = 32  # channels of the first stage; later stages widen by half
+    blocks: int = 4  # residual blocks, each halves time
+    kernel: int = 7  # samples
+    dropout: float = 0.2  # before the head
+
+
+@dataclass
+class DetectorTrainingConfig:
+    """Local training of the detector."""
+
+    epochs: int = 4  # per round, over the site's training records (and its twins)
+    batch: int = 32
+    crop: float = 0.0  # s, train on random stretches of this length; 0: on whole records
+    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    weight_decay: float = 0.02
+    noise: float = 0.03  # mV, white noise added
+    amplitude: float = 0.2  # relative spread of a record's gain
+    shift: float = 0.5  # s, largest circular time shift
+    wander: float = 0.1  # mV, baseline wander added
+    lead_dropout: float = 0.1  # chance that a lead is blanked
+
+
+@dataclass
+class TwinConfig:
+    """Twins of a site's healthy patients that its detector trains on."""
+
+    from_round: int = 3  # the separator needs a few rounds first
+    per_record: int = 1  # twins a NORM-only training record and round
+    weight: float = 0.5  # of a twin in the detector's loss, beside a real record's 1
+    strength: float = 1.0  # dose of the disease, 0 to 1
+    gallery: int = 8  # twins a site keeps for the report
+
+
+@dataclass
+class FederationConfig:
+    """The round loop."""
+
+    sites: int = 4  # hospitals expected
+    min_sites: int = 3  # quorum: fewer good replies end the run with an error
+    rounds: int = 8
+    share: list[str] = field(default_factory=lambda: ["separator", "editor", "prior"])  # networks averaged, may be []
+    join_timeout: float = 120.0  # s, wait for the expected sites
+    round_timeout: float = 600.0  # s, wait for the replies of one round
+
+
+@dataclass
+class AuditConfig:
+    """Membership inference on the final detector."""
+
+    enabled: bool = True
+    shadows: int = 8  # shadow detectors, each trained on half of the patients
+    epochs: int = 24  # of a shadow
+
+
+@dataclass
+class PrivacyConfig:
+    """Differential privacy per patient."""
+
+    preset: str = "off"
+
+
+@dataclass
+class Config:
+    """The whole configuration of a run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    separator: SeparatorConfig = field(default_factory=SeparatorConfig)
+    separator_training: SeparatorTrainingConfig = field(default_factory=SeparatorTrainingConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    detector_training: DetectorTrainingConfig = field(default_factory=DetectorTrainingConfig)
+    twins: TwinConfig = field(default_factory=TwinConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)

@@ -1,0 +1,69 @@
+"""What a composed configuration must satisfy beyond its types."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.errors import ConfigError
+from lavq_core.settings import SHAREABLE, Config
+from lavq_core.signals.beats import frame_length
+
+_AT_LEAST_ONE = (
+    "text.width", "codebook.dim", "separator.width", "separator.stride", "separator.heads", "separator_training.batch",
+    "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch", "detector_training.epochs",
+    "federation.rounds", "federation.sites",
+)  # fmt: skip
+
+
+def check(config: Config) -> None:
+    """Refuse values that no run can use.
+
+    Raises:
+        ConfigError: names the setting and what it takes.
+    """
+    for name in _AT_LEAST_ONE:
+        if attrgetter(name)(config) < 1:
+            raise ConfigError(f"{name} must be at least 1")
+    wrong = [
+        (config.data.sampling_rate not in (100, 500), "data.sampling_rate must be 100 or 500"),
+        (config.text.source not in ("statements", "report"), "text.source must be statements or report"),
+        (config.run.device not in ("auto", "cpu", "cuda"), "run.device must be auto, cpu or cuda"),
+        (
+            not 1 <= config.federation.min_sites <= config.federation.sites,
+            "federation.min_sites must lie between 1 and federation.sites",
+        ),
+        (not 0.0 < config.separator.gate_threshold < 1.0, "separator.gate_threshold must lie between 0 and 1"),
+        (not 0.0 <= config.twins.strength <= 1.0, "twins.strength must lie between 0 and 1"),
+        (config.codebook.size < 2, "codebook.size must be at least 2"),
+        (config.data.validation_fold == config.data.test_fold, "data.validation_fold and data.test_fold must differ"),
+        (
+            bool({config.data.validation_fold, config.data.test_fold} & set(config.data.train_folds)),
+            "data.train_folds must leave out data.validation_fold and data.test_fold",
+        ),
+        (
+            not set(config.federation.share) <= set(SHAREABLE),
+            f"federation.share takes any of {', '.join(SHAREABLE)}",
+        ),
+        (
+            any(item.split(":")[-1] not in SUPERCLASSES[1:] or ":" not in item for item in config.partition.withhold),
+            f"partition.withhold takes SITE:CLASS, CLASS one of {', '.join(SUPERCLASSES[1:])}",
+        ),
+        (
+            config.separator.stride % 4 != 0 or frame_length(config.data.sampling_rate) % config.separator.stride != 0,
+            "separator.stride must be a multiple of 4 and divide the samples of a beat (.96 s)",
+        ),
+        (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
+        (
+            config.separator.width % config.separator.heads != 0,
+            "separator.width must be a multiple of separator.heads",
+        ),
+        (
+            config.privacy.preset != "off",
+            f"privacy.preset={config.privacy.preset} does not exist: this version trains without differential privacy "
+            "(privacy.preset=off) and claims none",
+        ),
+    ]
+    for bad, message in wrong:
+        if bad:
+            raise ConfigError(message)
