@@ -96,9 +96,10 @@ class SeparatorLossConfig:
 class SeparatorTrainingConfig:
     """Local training of separator, editor and prior network."""
 
+    from_round: int = 1  # its judge, the broadcast detector, should have learned something by then
     steps: int = 120  # per round
     batch: int = 48  # abnormal records and as many NORM ones
-    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    lr: float = 2e-3  # peak of one cosine schedule over its rounds
     weight_decay: float = 1e-4
     prior_weight_decay: float = 1e-2
     discriminator_lr: float = 1e-3

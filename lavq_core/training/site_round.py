@@ -1,6 +1,7 @@
 """What one hospital does in one round; no Flower here.
 
-1. Train separator, editor and prior network around the broadcast codebook, the broadcast detector as frozen judge.
+1. From ``separator_training.from_round`` on, train separator, editor and prior network around the broadcast codebook,
+   the broadcast detector as frozen judge.
 2. Sum the codes of the site's abnormal records.
 3. Make twins of the site's healthy training patients.
 4. Train the detector on real records and twins.
@@ -67,15 +68,14 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
     model = shared_detector(config, shared.detector).to(device)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
 
-    steps = config.separator_training.steps
-    trainer = SeparatorTrainer(
-        networks, shared.codebook, judge, config, generator, total=rounds * steps, done=(number - 1) * steps
-    )
-    measured = trainer.run(site.beats, steps)
+    steps, before = config.separator_training.steps, config.separator_training.from_round - 1
+    total, done = (rounds - before) * steps, (number - 1 - before) * steps
+    trainer = SeparatorTrainer(networks, shared.codebook, judge, config, generator, total=total, done=max(0, done))
+    measured = trainer.run(site.beats, steps if done >= 0 else 0)
     if measured:
         statistics = trainer.statistics(site.beats)
         measured["perplexity"] = perplexity(statistics["counts"])
-    else:  # no abnormal or no NORM record: nothing was trained, so there is nothing to say
+    else:  # too early, or no abnormal or no NORM record: nothing was trained, so there is nothing to say
         statistics = no_statistics(config.codebook, beat_tokens(config))
     save_private(private_model, networks, number)
 

@@ -277,6 +277,29 @@ def test_the_learning_rate_falls_over_all_rounds(
     assert schedules == [(4 * steps, 0), (4 * steps, steps), (4 * steps, 3 * steps)]
 
 
+def test_the_separator_waits_for_its_round_and_then_has_a_whole_schedule(
+    sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.separator_training.from_round, tiny.twins.from_round = 3, 3
+    site, schedules = SiteData("site-0", sample_database, POSITIONS, tiny), []
+    trainer = site_round.SeparatorTrainer
+
+    def spy(*rest, total: int, done: int):
+        schedules.append((total, done))
+        return trainer(*rest, total=total, done=done)
+
+    monkeypatch.setattr(site_round, "SeparatorTrainer", spy)
+    early, first, last = (play(site, tmp_path / "private", number) for number in (2, 3, 4))
+    steps = tiny.separator_training.steps
+    assert schedules[1:] == [(2 * steps, 0), (2 * steps, steps)]
+    assert equal(early.networks, broadcast(tiny).networks)  # nothing was trained yet
+    assert all(not value.any() for value in early.statistics.values())
+    assert not equal(first.networks, broadcast(tiny).networks)
+    assert first.statistics["requests"].any()
+    assert "separator_loss" not in early.measured
+    assert "separator_loss" in last.measured
+
+
 # --- the judge -------------------------------------------------------------------------------------------------------
 
 
