@@ -75,7 +75,7 @@ class SeparatorLossConfig:
     reconstruction: float = 3.0  # recomposed abnormal beat against the real one
     judge_healed: float = 1.0  # frozen detector reads NORM in the healed beat
     judge_twin: float = 2.0  # frozen detector scores the twin like the record its codes came from
-    statements: float = 1.0  # the site's own classifier of beats scores the statements of the twin like the record's
+    statements: float = 1.5  # the site's own classifier of beats scores the statements of the twin like the record's
     cycle: float = 1.0  # healed twin against the healthy beat it came from
     identity: float = 0.02  # the twin is nearer to its own patient than to others of the batch (couples the batch)
     adversarial: float = 0.2  # class-conditional discriminator on twins and healed beats
