@@ -56,10 +56,10 @@ def _twins(rows: Sequence[Row]) -> list[str]:
 
 
 def _transfer(rows: Sequence[Row]) -> list[str]:
-    """A row an arm: AUC of the withheld class at the site, and the share of the gap that is closed."""
+    """A row an arm: AUC of the withheld class at the site, share of the gap that is closed, bytes a site sends."""
     names = sorted({row.metric.split(".")[1] for row in rows})
-    titles = [f"{what} {name}" for name in names for what in ("AUC", "gap closed")]
-    metrics = [f"{what}.{name}" for name in names for what in ("auc", "gap_closed")]
+    titles = [f"{what} {name}" for name in names for what in ("AUC", "gap closed", "bytes up")]
+    metrics = [f"{what}.{name}" for name in names for what in ("auc", "gap_closed", "bytes_up")]
     return _table("", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
 
 
@@ -83,5 +83,7 @@ def _table(
 
 
 def _short(value: float) -> str:
-    """Three decimals without the leading zero, as in .912."""
+    """Three decimals without the leading zero, as in .912; thousands without decimals."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

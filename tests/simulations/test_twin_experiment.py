@@ -145,3 +145,5 @@ def test_tables_show_every_class_and_leave_unknown_figures_empty() -> None:
     assert line == "| finds its patient among 400 | .500 [.400, .600] |  |  |  |"
     rows = [Row("twins/all", "gap_closed.MI", -0.25, -0.25, -0.25, 10, 3)]
     assert "-.250" in "\n".join(LAYOUTS["transfer"](rows))
+    sent = LAYOUTS["transfer"]([Row("twins/all", "bytes_up.MI", 780102.25, 780102.25, 780102.25, 1, 1)])
+    assert "780,102 [780,102, 780,102]" in sent[-1]
