@@ -14,7 +14,7 @@ from flwr.common.serde import recorddict_to_proto
 from lavq_core.errors import RunError
 from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.artefact import load_artefact
-from server.aggregation import SharedModel
+from server.model import SharedModel
 from simulations.inprocess import InProcessGrid
 
 GridOf = Callable[..., InProcessGrid]
@@ -27,10 +27,10 @@ def test_two_rounds_give_the_hand_computed_model(federation, grid_of: GridOf, mo
         assert start.keys() == trained.keys()
         for name, weights in start.items():
             torch.testing.assert_close(trained[name], weights + 2 * 14 / 6)
-    # Every statistic grows by 1 + 2 + 3 a round.
+    # Every statistic grows by 1 + 2 + 3 a round, the sums by half of it.
     codebook = model.codebook
     for _ in range(2):
-        fresh = {name: torch.full_like(codebook[name], 6.0) for name in STATISTICS}
+        fresh = {name: torch.full_like(codebook[name], 3.0 if name == "sums" else 6.0) for name in STATISTICS}
         codebook = merge_statistics(codebook, [fresh])
     for name, value in codebook.items():
         torch.testing.assert_close(final.codebook[name], value)
@@ -119,7 +119,7 @@ def broken(change: Callable[[RecordDict], None]) -> Callable[[Message, Context],
             {
                 "detector": records["detector"],
                 "codebook": ArrayRecord(
-                    {name: Array(np.ones(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
+                    {name: Array(np.zeros(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
                 ),
                 "networks": records["networks"],
                 "metrics": MetricRecord({"num-examples": 10}),

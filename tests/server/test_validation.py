@@ -9,7 +9,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
-from server.aggregation import SharedModel
+from server.model import SharedModel
 from server.validation import (
     MAX_EXAMPLES,
     ReplyChecker,
@@ -31,7 +31,7 @@ def test_a_good_reply_is_read_bit_for_bit(check: ReplyChecker, good_update: Make
     read = check.update(good_update(value=0.5, examples=12))
     assert read.examples == 12
     assert torch.equal(read.detector["stem.weight"], model.detector["stem.weight"] + 0.5)
-    assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.5))
+    assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.25))
     assert set(read.codebook) == {"counts", "sums", "prior", "requests"}
     assert read.networks.keys() == model.networks.keys()
     assert torch.equal(read.networks["editor.null"], model.networks["editor.null"] + 0.5)
@@ -196,7 +196,7 @@ def test_a_site_without_validation_records_may_say_so() -> None:
 
 @pytest.mark.parametrize("examples", [1, MAX_EXAMPLES])
 def test_the_range_of_examples_includes_its_ends(check: ReplyChecker, good_update: Make, examples: int) -> None:
-    assert check.update(good_update(examples=examples)).examples == examples
+    assert check.update(good_update(value=0.1, examples=examples)).examples == examples
     assert read_evaluation(RecordDict({"metrics": MetricRecord({"num-examples": examples})})) == examples
 
 
