@@ -50,7 +50,6 @@ def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
             "separator.width=16",
             "separator.blocks=1",
             "separator.heads=2",
-            "separator_training.from_round=1",
             "separator_training.steps=1",
             "separator_training.batch=2",
             "codebook.size=6",

@@ -52,8 +52,10 @@ def update(sent: Mapping[str, Mapping[str, torch.Tensor]], value: float, example
     learnt = {
         part: ArrayRecord({name: weights + value for name, weights in state.items()})
         for part, state in sent.items()
-        if part != "codebook"
+        if part not in ("codebook", "moments")
     }
+    if "moments" in sent:
+        learnt["moments"] = ArrayRecord({name: torch.full_like(old, value) for name, old in sent["moments"].items()})
     statistics = {name: torch.full(sent["codebook"][name].shape, value) for name in STATISTICS}
     statistics["sums"] *= 0.5  # a sum of unit latents is no longer than their number
     return RecordDict(
