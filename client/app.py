@@ -3,7 +3,8 @@
 =========  =========================================================================================================
 query      the site's pseudonym
 train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior, requests); weights of the ``networks``
-           that ``federation.share`` names; the number of training records
+           that ``federation.share`` names; with ``federation.average_moments`` the ``moments`` of the detector's
+           optimiser, two numbers a weight; the number of training records
 evaluate   the number of records; the scores themselves stay on site
 =========  =========================================================================================================
 """
@@ -14,6 +15,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -54,7 +56,8 @@ def evaluate(message: Message, context: Context) -> Message:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
-    update = train_round(site.data, site.folder.private_model, _shared(message, site), number, rounds)
+    shared = replace(_shared(message, site), moments=_moments(message, site))
+    update = train_round(site.data, site.folder.private_model, shared, number, rounds)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
     EventLog(site.folder.events).write(
@@ -64,6 +67,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         "detector": update.detector,
         "codebook": {name: update.statistics[name] for name in STATISTICS},
         "networks": update.networks,
+        "moments": update.moments,
     }
     leaving = RecordDict({name: ArrayRecord(state) for name, state in parts.items() if state})
     leaving["metrics"] = MetricRecord({"num-examples": update.examples})
@@ -101,6 +105,10 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
 def _shared(message: Message, site: Site) -> SharedState:
     networks = _state(message, "networks") if site.data.config.federation.share else {}
     return SharedState(_state(message, "detector"), _state(message, "codebook"), networks)
+
+
+def _moments(message: Message, site: Site) -> dict[str, torch.Tensor]:
+    return _state(message, "moments") if site.data.config.federation.average_moments else {}
 
 
 def _state(message: Message, name: str) -> dict[str, torch.Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
+ROBUST = ("multikrum", "trimmedmean")  # strategies that withstand bad sites
+STRATEGIES = ("fedavg", "fedprox", "fedadam", *ROBUST)
 
 
 @dataclass
@@ -121,8 +123,9 @@ class DetectorConfig:
 class DetectorTrainingConfig:
     """Local training of the detector."""
 
-    epochs: int = 4  # per round, over the site's training records (and its twins)
-    batch: int = 32
+    epochs: float = 4.0  # per round, over the site's training records (and its twins)
+    steps: int = 0  # per round, the same at every site, whose batch is then epochs / steps of its data; 0: as needed
+    batch: int = 32  # where steps is 0
     crop: float = 0.0  # s, train on random stretches of this length; 0: on whole records
     lr: float = 2e-3  # peak of one cosine schedule over all rounds
     weight_decay: float = 0.02
@@ -152,6 +155,13 @@ class FederationConfig:
     min_sites: int = 3  # quorum: fewer good replies end the run with an error
     rounds: int = 8
     share: list[str] = field(default_factory=lambda: ["separator", "editor", "prior"])  # networks averaged, may be []
+    strategy: str = "fedavg"  # fedavg, fedprox, fedadam; of six or more sites, some bad: multikrum, trimmedmean
+    proximal: float = 0.01  # fedprox: weight of the way from the broadcast detector in a site's loss
+    server_lr: float = 0.01  # fedadam: the server's learning rate
+    malicious: int = 1  # multikrum, trimmedmean: bad sites that a round withstands
+    average_moments: bool = False  # AdamW's moments travel and are averaged with the detector; else a round starts anew
+    norm_cap: float = 10.0  # an update of more than so many times the round's median norm is left out; 0: no cap
+    max_weight_share: float = 0.5  # a site's largest share in the average; what is above is cut
     join_timeout: float = 120.0  # s, wait for the expected sites
     round_timeout: float = 600.0  # s, wait for the replies of one round
 

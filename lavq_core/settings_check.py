@@ -6,12 +6,12 @@ from operator import attrgetter
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
-from lavq_core.settings import SHAREABLE, Config
+from lavq_core.settings import ROBUST, SHAREABLE, STRATEGIES, Config
 from lavq_core.signals.beats import frame_length
 
 _AT_LEAST_ONE = (
     "text.width", "codebook.dim", "separator.width", "separator.stride", "separator.heads", "separator_training.batch",
-    "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch", "detector_training.epochs",
+    "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch",
     "federation.rounds", "federation.sites",
 )  # fmt: skip
 
@@ -68,6 +68,40 @@ def check(config: Config) -> None:
             "(privacy.preset=off) and claims none",
         ),
     ]
-    for bad, message in wrong:
+    for bad, message in [*wrong, *_aggregation(config)]:
         if bad:
             raise ConfigError(message)
+
+
+def _aggregation(config: Config) -> list[tuple[bool, str]]:
+    """What is wrong with how sites train and the server aggregates: ``(is it, message)``."""
+    federation, training = config.federation, config.detector_training
+    robust, needed = federation.strategy in ROBUST, max(6, 2 * federation.malicious + 3)
+    return [
+        (
+            training.epochs <= 0 or (training.steps == 0 and training.epochs != int(training.epochs)),
+            "detector_training.epochs must be a whole number from 1, or any above 0 with detector_training.steps",
+        ),
+        (
+            training.steps < 0 or 0 < training.steps < training.epochs,
+            "detector_training.steps must be 0, or at least detector_training.epochs: a batch is epochs / steps of the "
+            "records",
+        ),
+        (
+            federation.strategy not in STRATEGIES,
+            f"federation.strategy must be one of {', '.join(STRATEGIES)}",
+        ),
+        (federation.malicious < 1, "federation.malicious must be at least 1"),
+        (
+            robust and min(federation.sites, federation.min_sites) < needed,
+            f"federation.strategy={federation.strategy} against {federation.malicious} bad sites needs {needed} good "
+            f"replies a round: set federation.sites and federation.min_sites to {needed} or more, or take fedavg",
+        ),
+        (
+            federation.strategy == "fedadam" and federation.average_moments,
+            "federation.average_moments is for the sites' optimiser and fedadam is the server's own: choose one",
+        ),
+        (federation.proximal < 0 or federation.server_lr <= 0, "federation.proximal and server_lr must be positive"),
+        (0 < federation.norm_cap < 1 or federation.norm_cap < 0, "federation.norm_cap must be 0, or at least 1"),
+        (not 0 < federation.max_weight_share <= 1, "federation.max_weight_share must lie above 0 and up to 1"),
+    ]

@@ -18,8 +18,10 @@ from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
-from server.aggregation import SharedModel
+from lavq_core.training.local_steps import zero_moments
+from server.aggregation import Aggregator
 from server.checkpoints import Checkpoints
+from server.model import SharedModel
 from server.round_loop import RoundLoop
 
 app = ServerApp()
@@ -51,7 +53,11 @@ def serve(grid: Grid, config: Config) -> None:
     loop = RoundLoop(
         grid=grid,
         settings=config.federation,
-        merge=partial(merge_statistics, decay=config.codebook.decay),
+        aggregator=Aggregator(
+            config.federation,
+            config.detector_training,
+            merge=partial(merge_statistics, decay=config.codebook.decay),
+        ),
         checkpoints=checkpoints,
         events=EventLog(run.events),
     )
@@ -64,4 +70,5 @@ def initial_model(config: Config) -> SharedModel:
     detector = build_detector(config.detector, config.data.sampling_rate, seed)
     codebook = initial_codebook(config.codebook, beat_tokens(config), seed)
     networks = make_networks(config, seed).shared(config.federation.share)
-    return SharedModel(detector.state_dict(), codebook, networks)
+    moments = zero_moments(detector) if config.federation.average_moments else {}
+    return SharedModel(detector.state_dict(), codebook, networks, moments)

@@ -9,7 +9,7 @@ from typing import Any
 from lavq_core.errors import RunError
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
-from server.aggregation import SharedModel
+from server.model import SharedModel, State
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Checkpoints:
         if self.run.events.exists():
             raise RunError(f"{self.run.root} holds a run already: give another run.dir, or remove that folder first")
 
-    def save_round(self, model: SharedModel, round_number: int) -> None:
-        """Write ``checkpoints/round-NNN``: the model after that round, all or nothing."""
-        save_artefact(self.run.checkpoint(round_number), model.parts(), self._facts(round_number))
+    def save_round(self, model: SharedModel, memory: State, round_number: int) -> None:
+        """Write ``checkpoints/round-NNN``: model and strategy's memory after that round, all or nothing."""
+        parts = model.parts() | ({"strategy": memory} if memory else {})
+        save_artefact(self.run.checkpoint(round_number), parts, self._facts(round_number))
 
     def save_final(self, model: SharedModel) -> None:
         """Write ``model``."""

@@ -5,14 +5,17 @@ Everything else uses ``flwr.app``, ``flwr.serverapp`` and ``flwr.clientapp``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from flwr.app import Message, Metadata, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedAdam, Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from torch import Tensor
 
 SERVER_NODE_ID = 1  # flwr.common.constant.SUPERLINK_NODE_ID
 
@@ -74,6 +77,29 @@ def aggregate_with(strategy: Strategy, round_number: int, contents: Sequence[Rec
     if arrays is None:
         raise RuntimeError(f"{type(strategy).__name__} returned no weights in round {round_number}")
     return RecordDict({"arrays": arrays})
+
+
+def fed_adam(server_lr: float, current: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> FedAdam:
+    """Make a ``FedAdam`` that goes on: Flower's own learns the current weights from ``configure_train``, which we skip.
+
+    Args:
+        server_lr: the server's learning rate.
+        current: the weights that the sites started from.
+        memory: from ``adam_memory``; empty at first.
+    """
+    strategy = FedAdam(eta=server_lr)
+    strategy.current_arrays = {name: value.numpy() for name, value in current.items()}
+    if memory:
+        strategy.m_t = {name: memory[f"first.{name}"].numpy() for name in current}
+        strategy.v_t = {name: memory[f"second.{name}"].numpy() for name in current}
+    return strategy
+
+
+def adam_memory(strategy: FedAdam) -> dict[str, Tensor]:
+    """Return the moments after an aggregation: ``first.NAME`` and ``second.NAME``."""
+    moments = [("first", strategy.m_t or {}), ("second", strategy.v_t or {})]
+    # A weight without dimensions comes back as a NumPy scalar.
+    return {f"{kind}.{name}": torch.from_numpy(np.asarray(v)) for kind, state in moments for name, v in state.items()}
 
 
 def empty_run(run_id: int) -> Run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
@@ -17,9 +17,10 @@ from flwr.serverapp import Grid
 from lavq_core.errors import LavqError, RunError
 from lavq_core.runs.events import EventLog
 from lavq_core.settings import FederationConfig
-from server.aggregation import MergeStatistics, SharedModel, SiteUpdate, aggregate
+from server.aggregation import Aggregator
 from server.checkpoints import Checkpoints
 from server.exchange import Answer, Question, ask
+from server.model import SharedModel, SiteUpdate, State
 from server.validation import ReplyChecker, read_evaluation, read_site_name
 
 _LOOK = 0.2  # s between two looks at who has joined
@@ -32,14 +33,14 @@ class RoundLoop:
     Attributes:
         grid: Flower's grid.
         settings: numbers of sites and rounds, deadlines.
-        merge: ``merge_statistics`` of the codebook.
+        aggregator: what becomes of a round's updates.
         checkpoints: where models are kept.
         events: the server's event log.
     """
 
     grid: Grid
     settings: FederationConfig
-    merge: MergeStatistics
+    aggregator: Aggregator
     checkpoints: Checkpoints
     events: EventLog
 
@@ -55,9 +56,9 @@ class RoundLoop:
         self.events.write("run-started", rounds=self.settings.rounds, sites=self.settings.sites)
         try:
             sites = self._join()
-            model = start
+            model, memory = start, State()
             for number in range(1, self.settings.rounds + 1):
-                model = self._round(model, sites, number)
+                model, memory = self._round(model, memory, sites, number)
             self.checkpoints.save_final(model)
         except BaseException as error:
             text = str(error) if isinstance(error, LavqError) else f"{type(error).__name__}: {error}"
@@ -101,19 +102,22 @@ class RoundLoop:
         )
         return nodes
 
-    def _round(self, model: SharedModel, sites: dict[int, str], number: int) -> SharedModel:
+    def _round(
+        self, model: SharedModel, memory: State, sites: dict[int, str], number: int
+    ) -> tuple[SharedModel, State]:
         """Train once on every site, aggregate, keep a checkpoint, let every site evaluate the result."""
         began = time.monotonic()
         self.events.write("round-started", round=number)
-        updates = self._train(model, sites, number)
+        updates = self._screen(model, self._train(model, sites, number), number)
         self._require_quorum(len(updates), f"gave a usable update in round {number}", self._see_log)
-        model = aggregate(model, updates, number, self.merge)
-        self.checkpoints.save_round(model, number)
-        question = Question("evaluate", self._content(model, number), read_evaluation, number)
+        model, memory = self.aggregator.aggregate(model, updates, number, memory)
+        self.checkpoints.save_round(model, memory, number)
+        scored = replace(model, moments={})  # two thirds of the bytes, of no use to an evaluation
+        question = Question("evaluate", self._content(scored, number), read_evaluation, number)
         for answer in ask(self.grid, sites, question, self.settings.round_timeout):
             self._log_answer("site-evaluated", answer, number, examples=answer.value)
         self.events.write("round-finished", round=number, seconds=_since(began), sites=len(updates))
-        return model
+        return model, memory
 
     def _train(self, model: SharedModel, sites: dict[int, str], number: int) -> dict[str, SiteUpdate]:
         question = Question("train", self._content(model, number), ReplyChecker(model).update, number)
@@ -123,6 +127,17 @@ class RoundLoop:
             if answer.value is not None:
                 updates[answer.site] = answer.value
         return updates
+
+    def _screen(self, model: SharedModel, updates: dict[str, SiteUpdate], number: int) -> dict[str, SiteUpdate]:
+        """Leave out what shows as bad beside the other updates; every site concerned is named in the event log."""
+        screened = self.aggregator.screen(model, updates)
+        for site, reason in screened.left_out.items():
+            self.events.write("site-left-out", round=number, site=site, status=f"rejected: {reason}")
+        for site, (declared, counted) in screened.cut.items():
+            self.events.write(
+                "site-weight-cut", round=number, site=site, declared=round(declared, 4), counted=round(counted, 4)
+            )
+        return screened.updates
 
     def _content(self, model: SharedModel, number: int) -> RecordDict:
         content = model.records()
@@ -141,11 +156,11 @@ class RoundLoop:
     def _see_log(self) -> str:
         return f"the site-replied events in {self.events.path} say why"
 
-    def _log_answer(self, event: str, answer: Answer, number: int, examples: int | None = None) -> None:
+    def _log_answer(self, event: str, answer: Answer, number: int, examples: float | None = None) -> None:
         self.events.write(event, **_fields(answer, number, examples))
 
 
-def _fields(answer: Answer, number: int, examples: int | None = None) -> dict[str, object]:
+def _fields(answer: Answer, number: int, examples: float | None = None) -> dict[str, object]:
     return {
         "round": number,
         "site": answer.site,

@@ -16,12 +16,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 from torch import Tensor
 
 from lavq_core.models.codebook import STATISTICS
-from server.aggregation import SharedModel, SiteUpdate, State
+from lavq_core.training.detector_training import BETAS
+from server.model import SharedModel, SiteUpdate, State
 
 MAX_EXAMPLES = 10_000_000
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,79}")
 _NPY_HEADER = 4096  # bytes, more than any .npy header of ours takes
+_ROUNDING = 1e-3  # relative, of sums in float32
 
 
 class ReplyError(Exception):
@@ -38,18 +40,59 @@ class ReplyChecker:
         """Read a ``train`` reply.
 
         Raises:
-            ReplyError: other keys, shapes or dtypes than sent, a value that is not finite, a negative count, or
-                ``num-examples`` outside 1..10 million.
+            ReplyError: other keys, shapes or dtypes than sent, a value that is not finite, ``num-examples`` outside
+                1..10 million, codebook statistics that so many records cannot have, or moments that no AdamW has.
         """
         _expect_keys(content, {*self.sent.parts(), "metrics"}, "the reply")
         expected = {name: self.sent.codebook[name] for name in STATISTICS}
         detector = _read_state(content["detector"], self.sent.detector, "detector")
         codebook = _read_state(content["codebook"], expected, "codebook")
         networks = _read_state(content["networks"], self.sent.networks, "networks") if self.sent.networks else {}
-        for name in ("counts", "prior", "requests"):
-            if bool((codebook[name] < 0).any()):
-                raise ReplyError(f"codebook/{name} has negative counts")
-        return SiteUpdate(detector, codebook, networks, _read_examples(content["metrics"]))
+        moments = _read_state(content["moments"], self.sent.moments, "moments") if self.sent.moments else {}
+        examples = _read_examples(content["metrics"])
+        _check_statistics(codebook, examples)
+        _check_moments(moments)
+        return SiteUpdate(detector, codebook, networks, examples, moments)
+
+
+def _check_statistics(codebook: State, examples: int) -> None:
+    """Refuse sums that no ``examples`` records have: each adds at most one latent of length 1 a token.
+
+    Within these bounds a site can still move the codes: the statistics are sums, and nobody sees which are true.
+    """
+    for name in ("counts", "prior", "requests"):
+        if bool((codebook[name] < 0).any()):
+            raise ReplyError(f"codebook/{name} has negative counts")
+    records, tokens = examples * (1 + _ROUNDING), codebook["prior"].shape[1]
+    totals = {
+        "counts": float(codebook["counts"].sum()) / tokens,
+        "prior": float(codebook["prior"].sum(-1).max()),
+        "requests": float(codebook["requests"].max()),
+    }
+    for name, most in totals.items():
+        if most > records:
+            raise ReplyError(f"codebook/{name} counts more than the {examples} records that the site declares")
+    lengths = codebook["sums"].double().norm(dim=-1)
+    if bool((lengths > codebook["counts"].double() * (1 + _ROUNDING) + _ROUNDING).any()):
+        raise ReplyError("codebook/sums has a sum longer than its number of unit latents")
+
+
+def _check_moments(moments: State) -> None:
+    """Refuse moments that no sequence of gradients gives.
+
+    By the inequality of Cauchy and Schwarz ``first^2 <= second (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2))``, also for
+    averages over sites: so a step is at most about seven times the learning rate, whatever a site sends.
+    """
+    b1, b2 = BETAS
+    bound = (1 - b1) ** 2 / ((1 - b2) * (1 - b1**2 / b2))
+    for name, value in moments.items():
+        kind, _, key = name.partition(".")
+        if kind == "second":
+            if bool((value < 0).any()):
+                raise ReplyError(f"moments/{name} has negative values")
+            first = moments[f"first.{key}"].double()
+            if bool((first.square() > value.double() * bound * (1 + _ROUNDING) + 1e-30).any()):
+                raise ReplyError(f"moments/first.{key} is larger than its second moments allow")
 
 
 def read_evaluation(content: RecordDict) -> int:

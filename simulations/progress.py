@@ -68,7 +68,7 @@ class RunProgress:
                 if event["round"] == 1:
                     self._say(f"sites: {', '.join(self._sites)}")
                 self._progress.update(self._task, description=f"round {event['round']} of {self._rounds}")
-            case "site-replied" | "site-evaluated" if event["status"] != "ok":
+            case "site-replied" | "site-left-out" | "site-evaluated" if event["status"] != "ok":
                 self._say(f"round {event['round']}: left out {event['site']}: {event['status']}")
             case "site-replied":
                 self._progress.update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
+
+BETAS = (0.9, 0.999)
+"""How much AdamW's moments keep a step."""
 
 _WARMUP = 0.1  # share of the whole training over which the learning rate rises
 
@@ -54,6 +58,13 @@ def detector_loss(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     return (per_record * weight).sum() / weight.sum()
 
 
+def make_optimiser(model: nn.Module, config: DetectorTrainingConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over all weights, its moments at zero."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=BETAS, weight_decay=config.weight_decay, fused=True
+    )
+
+
 def train_detector(
     model: nn.Module,
     data: LabelledEcgs,
@@ -63,7 +74,7 @@ def train_detector(
     generator: torch.Generator,
     stretch: Stretch = Stretch(),
 ) -> float:
-    """Train in place for some epochs; the mean loss of the last one.
+    """Train in place for some epochs with an optimiser of its own; the mean loss of the last one.
 
     Args:
         model: on its device.
@@ -74,36 +85,74 @@ def train_detector(
         generator: a CPU generator; the same state gives the same training.
         stretch: the part of the learning-rate schedule that this call covers.
     """
+    seed = draw_seed(generator)
+    batches = epoch_batches(len(data), config.batch, epochs, generator)
+    optimiser = make_optimiser(model, config)
+    losses = take_steps(model, data, batches, optimiser, config, sampling_rate, seed, stretch)
+    return float(losses[-math.ceil(len(data) / config.batch) :].mean()) if len(losses) else math.nan
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """Draw the seed of one call of ``take_steps``."""
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def epoch_batches(records: int, batch: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
+    """Deal all records out to batches, once an epoch: rows (int64) of each step."""
+    return [rows for _ in range(epochs) for rows in torch.randperm(records, generator=generator).split(batch)]
+
+
+def take_steps(
+    model: nn.Module,
+    data: LabelledEcgs,
+    batches: Sequence[Tensor],
+    optimiser: torch.optim.Optimizer,
+    config: DetectorTrainingConfig,
+    sampling_rate: int,
+    seed: int,
+    stretch: Stretch = Stretch(),
+    proximal: float = 0.0,
+) -> Tensor:
+    """Train in place, one step a batch; the loss of every step ``(steps,)`` on the CPU.
+
+    Args:
+        model: on its device.
+        data: what the batches index.
+        batches: rows of ``data``, one or more, of each step.
+        optimiser: of the model's weights; it goes on from the moments that it holds.
+        config: rates and augmentation.
+        sampling_rate: Hz.
+        seed: of augmentation and dropout.
+        stretch: the part of the learning-rate schedule that these steps cover.
+        proximal: weight mu of ``mu / 2 |w - start|^2`` in the loss (FedProx: Li et al. 2020, *Federated Optimization in
+            Heterogeneous Networks*, equation 2); 0 leaves it out.
+    """
     device = next(model.parameters()).device
-    seed = int(torch.randint(2**62, (), generator=generator))
     on_device = torch.Generator(device).manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    per_epoch = math.ceil(len(data) / config.batch)
-    step, total, mean_loss = 0, max(1, epochs * per_epoch), math.nan
+    start = [weights.detach().clone() for weights in model.parameters()] if proximal > 0 else []
+    losses = []
     model.train()
     # Dropout draws from the global generator: it is seeded here, and restored for whoever else uses it.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed + 1)
-        for _ in range(epochs):
-            losses = []
-            for rows in torch.randperm(len(data), generator=generator).split(config.batch):
-                progress = stretch.start + (stretch.end - stretch.start) * step / total
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(config.lr, progress)
-                x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
-                x = augment(x, config, sampling_rate, on_device)
-                with mixed_precision(device):
-                    logits = model(x)
-                loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimiser.step()
-                losses.append(loss.detach())
-                step += 1
-            mean_loss = float(torch.stack(losses).mean())
+        for step, rows in enumerate(batches):
+            progress = stretch.start + (stretch.end - stretch.start) * step / len(batches)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(config.lr, progress)
+            x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
+            x = augment(x, config, sampling_rate, on_device)
+            with mixed_precision(device):
+                logits = model(x)
+            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
+            losses.append(loss.detach())
+            for weights, before in zip(model.parameters(), start, strict=False):
+                loss = loss + 0.5 * proximal * (weights - before).square().sum()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
     model.eval()
-    return mean_loss
+    return torch.stack(losses).cpu() if losses else torch.zeros(0)
 
 
 @torch.no_grad()

@@ -6,14 +6,15 @@
 3. Make twins of the site's healthy training patients.
 4. Train the detector on real records and twins.
 
-The detector, the sums and the networks that ``federation.share`` names will leave; other networks stay on the disk.
+The detector, the sums and the networks that ``federation.share`` names will leave, and with
+``federation.average_moments`` its optimiser's moments; other networks stay on the disk.
 """
 
 from __future__ import annotations
 
 import copy
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import StateDict, load_kept, load_private, save_private, shared_detector
 from lavq_core.models.twins import request_twins
 from lavq_core.text.statements import named
-from lavq_core.training.detector_training import LabelledEcgs, Stretch, train_detector
+from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.device import pick_device
+from lavq_core.training.local_steps import Round, train_in_round
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
 
@@ -39,6 +41,7 @@ class SharedState:
     detector: StateDict
     codebook: CodebookState
     networks: StateDict  # of the networks that are shared, as ``Networks.shared`` gives them
+    moments: StateDict = field(default_factory=dict)  # of the detector's AdamW, see ``local_steps``; empty: start anew
 
 
 @dataclass
@@ -47,6 +50,7 @@ class SiteUpdate:
 
     detector: StateDict  # leaves
     networks: StateDict  # leaves: weights of the networks that are shared
+    moments: StateDict  # leaves, where moments came
     statistics: StateDict  # leaves: counts, sums, prior, requests
     examples: int  # leaves: training records, the weight of the average
     measured: dict[str, float]  # stays on site
@@ -94,14 +98,12 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
     if can_edit and steps > 0 and number > rounds_before(config.twins.after, rounds):
         twins = training_twins(site, networks, trainer.codes.cpu(), known["requests"], generator)
     measured["twins"] = float(len(twins)) if twins is not None else 0.0
-    training, real = config.detector_training, site.ecgs
-    stretch = Stretch((number - 1) / rounds, number / rounds)
-    everything = real if twins is None else real + twins
-    measured["detector_loss"] = train_detector(
-        model, everything, training, config.data.sampling_rate, training.epochs, generator, stretch
-    )
+    real = site.ecgs
+    everything, place = real if twins is None else real + twins, Round(site.name, number, rounds)
+    loss, moments = train_in_round(model, everything, config, place, shared.moments, generator)
+    measured["detector_loss"] = loss
     leaving = networks.shared(config.federation.share)
-    return SiteUpdate(_on_cpu(model.state_dict()), leaving, statistics, len(real), measured)
+    return SiteUpdate(_on_cpu(model.state_dict()), leaving, moments, statistics, len(real), measured)
 
 
 def training_twins(

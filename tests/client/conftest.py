@@ -12,9 +12,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from client.app import app
 from lavq_core.config import compose
 from lavq_core.settings import Config
-from server.aggregation import SharedModel
 from server.app import initial_model
 from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id
+from server.model import SharedModel
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 SITES = 24  # about 22 records each

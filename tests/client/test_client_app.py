@@ -95,6 +95,21 @@ def test_a_training_reply_is_the_weights_the_statistics_and_a_number(hospital: M
     ReplyChecker(site.shared).update(content)  # the server takes it
 
 
+def test_moments_leave_where_they_are_averaged_two_numbers_a_weight_and_nowhere_else(hospital: Make) -> None:
+    site = hospital(0, "federation.average_moments=true", "detector_training.steps=2")
+    content = site.train().content
+    names = [f"{kind}.{name}" for kind in ("first", "second") for name in site.shared.detector]
+    assert set(content) == {"detector", "codebook", "networks", "moments", "metrics"}
+    sizes = {name: array.shape for name, array in content["moments"].items()}
+    assert sizes == {name: tuple(site.shared.detector[name.split(".", 1)[1]].shape) for name in names}
+    read = ReplyChecker(site.shared).update(content)  # the server takes it
+    assert any(value.any() for value in read.moments.values())
+    without = site.content(1, 2)
+    del without["moments"]
+    assert site.ask("train", without).error.reason == "KeyError"
+    assert not site.ask("evaluate", without).has_error()
+
+
 @pytest.mark.parametrize("share", [[], ["prior"], ["editor", "separator"]], ids=["none", "prior", "two"])
 def test_only_the_networks_that_are_shared_leave(hospital: Make, folder: SiteFolder, share: list[str]) -> None:
     site = hospital(0, f"federation.share=[{','.join(share)}]")

@@ -183,6 +183,14 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
         "detector.kernel=4",
         "detector_training.batch=0",
         "separator_training.batch=0",
+        "detector_training.epochs=1.5",
+        "detector_training.epochs=0",
+        "detector_training.steps=-1",
+        "federation.strategy=fedsgd",
+        "federation.malicious=0",
+        "federation.norm_cap=0.5",
+        "federation.max_weight_share=0",
+        "federation.proximal=-1",
     ],
 )
 def test_impossible_values_are_refused_with_their_key(written: str) -> None:
@@ -201,6 +209,32 @@ def test_any_of_the_networks_may_be_shared_or_none(written: str, expected: list[
 def test_strides_that_divide_a_beat_are_taken(rate: int, stride: int) -> None:
     config = compose([f"data.sampling_rate={rate}", f"separator.stride={stride}"])
     assert (config.data.sampling_rate, config.separator.stride) == (rate, stride)
+
+
+@pytest.mark.parametrize("strategy", ["multikrum", "trimmedmean"])
+def test_a_robust_strategy_needs_six_replies_and_more_against_more(strategy: str) -> None:
+    def of(sites: int, quorum: int, bad: int = 1) -> list[str]:
+        numbers = [f"federation.sites={sites}", f"federation.min_sites={quorum}", f"federation.malicious={bad}"]
+        return [f"federation.strategy={strategy}", *numbers]
+
+    for good in (of(6, 6), of(8, 7, 2)):
+        assert compose(good).federation.strategy == strategy
+    for few in (of(5, 5), of(8, 5), of(8, 6, 2)):
+        with pytest.raises(ConfigError, match=r"needs [67] good replies a round"):
+            compose(few)
+
+
+def test_two_adams_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match="choose one"):
+        compose(["federation.strategy=fedadam", "federation.average_moments=true"])
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.25, 36), (3.0, 3), (5.0, 0)])
+def test_a_fraction_of_an_epoch_needs_steps(epochs: float, steps: int) -> None:
+    training = compose([f"detector_training.epochs={epochs}", f"detector_training.steps={steps}"]).detector_training
+    assert (training.epochs, training.steps) == (epochs, steps)
+    with pytest.raises(ConfigError, match=r"detector_training\.steps"):
+        compose(["detector_training.epochs=4", "detector_training.steps=3"])
 
 
 @pytest.mark.parametrize("preset", ["eps8", "on"])

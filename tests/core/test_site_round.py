@@ -335,13 +335,13 @@ def test_twins_join_the_detectors_training_from_their_round_on(
     tiny.twins.after, tiny.twins.per_record, tiny.twins.weight = 0.25, 2, 0.25
     site = SiteData("site-0", sample_database, POSITIONS, tiny)
     trained_on = []
-    train = site_round.train_detector
+    train = site_round.train_in_round
 
     def spy(model, data, *rest, **named):
         trained_on.append(data)
         return train(model, data, *rest, **named)
 
-    monkeypatch.setattr(site_round, "train_detector", spy)
+    monkeypatch.setattr(site_round, "train_in_round", spy)
     real, healthy = len(site.train_positions), len(site.healthy)
     assert BEATLESS in site.train_positions
     assert healthy == int(sample_database.norm_only()[site.train_positions].sum()) - 1
@@ -397,13 +397,13 @@ def test_a_disease_that_only_other_sites_have_seen_is_made_too(
 ) -> None:
     """The point of a federated prior."""
     trained_on = []
-    train = site_round.train_detector
+    train = site_round.train_in_round
 
     def spy(model, data, *rest, **named):
         trained_on.append(data)
         return train(model, data, *rest, **named)
 
-    monkeypatch.setattr(site_round, "train_detector", spy)
+    monkeypatch.setattr(site_round, "train_in_round", spy)
     without = replace(site, withheld=("HYP",))
     play(without, tmp_path / "a", number=3)
     play(without, tmp_path / "b", number=3, known=seen_in("HYP"))

@@ -13,10 +13,11 @@ from flwr.clientapp import ClientApp
 from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.events import EventLog, read_events
 from lavq_core.runs.layout import RunFolder
-from lavq_core.settings import FederationConfig
-from server.aggregation import SharedModel
+from lavq_core.settings import DetectorTrainingConfig, FederationConfig
+from server.aggregation import Aggregator
 from server.checkpoints import Checkpoints
 from server.flower_adapter import acting_as_server
+from server.model import SharedModel
 from server.round_loop import RoundLoop
 from simulations.inprocess import RUN_ID, InProcessGrid
 
@@ -47,13 +48,16 @@ def private_networks(model: SharedModel) -> SharedModel:
 
 
 def update(sent: Mapping[str, Mapping[str, torch.Tensor]], value: float, examples: int) -> RecordDict:
-    """A site's reply: ``value`` added to every weight that was sent, ``value`` in every statistic."""
+    """A site's reply: ``value`` added to every weight that was sent, ``value`` in every statistic, half in sums."""
     learnt = {
         part: ArrayRecord({name: weights + value for name, weights in state.items()})
         for part, state in sent.items()
-        if part != "codebook"
+        if part not in ("codebook", "moments")
     }
+    if "moments" in sent:
+        learnt["moments"] = ArrayRecord({name: torch.full_like(old, value) for name, old in sent["moments"].items()})
     statistics = {name: torch.full(sent["codebook"][name].shape, value) for name in STATISTICS}
+    statistics["sums"] *= 0.5  # a sum of unit latents is no longer than their number
     return RecordDict(
         {**learnt, "codebook": ArrayRecord(statistics), "metrics": MetricRecord({"num-examples": examples})}
     )
@@ -116,11 +120,14 @@ class Federation:
 
     def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
         federation = FederationConfig(
-            **{"sites": 3, "min_sites": 2, "rounds": 1, "join_timeout": 5.0, "round_timeout": 5.0, **settings}
+            **{"sites": 3, "min_sites": 2, "rounds": 1, "join_timeout": 5.0, "round_timeout": 5.0}
+            | {"max_weight_share": 1.0}  # two of three sites are left where one fails, and one of them is larger
+            | settings
         )
         checkpoints = Checkpoints(self.run_folder, federation.rounds, {"seed": 0})
         events = EventLog(self.run_folder.events)
-        return RoundLoop(grid, federation, merge_statistics, checkpoints, events).run(self.model)
+        aggregator = Aggregator(federation, DetectorTrainingConfig(), merge_statistics)
+        return RoundLoop(grid, federation, aggregator, checkpoints, events).run(self.model)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """The logged events of these names, all if none are given, without their time stamps."""

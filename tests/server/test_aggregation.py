@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
+from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.aggregation import SharedModel, SiteUpdate, aggregate, average
+from lavq_core.settings import DetectorTrainingConfig, FederationConfig
+from server.aggregation import Aggregator, MergeStatistics
+from server.model import SharedModel, SiteUpdate, State
+from server.strategies import average as average_by
 
 
 def summed(state: Mapping[str, Tensor], fresh: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -17,6 +21,16 @@ def summed(state: Mapping[str, Tensor], fresh: Sequence[Mapping[str, Tensor]]) -
         "codes": state["codes"],
         "counts": state["counts"] + torch.stack([part["counts"] for part in fresh]).sum(0),
     }
+
+
+def average(states: Sequence[State], examples: Sequence[int]) -> State:
+    return average_by(states, examples, 1, FedAvg())
+
+
+def aggregate(model: SharedModel, updates: Mapping[str, SiteUpdate], merge: MergeStatistics = summed) -> SharedModel:
+    merged, memory = Aggregator(FederationConfig(), DetectorTrainingConfig(), merge).aggregate(model, updates, 1, {})
+    assert memory == {}  # FedAvg remembers nothing
+    return merged
 
 
 def one_weight(value: float, examples: int, shares_networks: bool = True) -> SiteUpdate:
@@ -39,14 +53,14 @@ def one_weight_model(shares_networks: bool = True) -> SharedModel:
 )
 def test_weights_are_the_mean_weighted_by_examples(sites: list[tuple[float, int]]) -> None:
     states = [{"w": torch.tensor([value])} for value, _ in sites]
-    averaged = average(states, [examples for _, examples in sites], 1)
+    averaged = average(states, [examples for _, examples in sites])
     values, weights = np.array(sites, dtype=np.float64).T
     assert averaged["w"].dtype == torch.float32
     np.testing.assert_allclose(averaged["w"].numpy(), [np.average(values, weights=weights)], rtol=1e-5, atol=1e-4)
 
 
 def test_a_site_with_three_times_the_examples_counts_three_times() -> None:
-    averaged = average([{"w": torch.tensor([0.0])}, {"w": torch.tensor([8.0])}], [100, 300], 1)
+    averaged = average([{"w": torch.tensor([0.0])}, {"w": torch.tensor([8.0])}], [100, 300])
     assert averaged["w"].item() == 6.0
 
 
@@ -55,7 +69,7 @@ def test_the_networks_are_averaged_exactly_as_the_detector() -> None:
     drawn = [{name: torch.randn(30, 7, generator=generator) for name in ("a", "b")} for _ in range(3)]
     updates = {f"site-{i}": SiteUpdate(state, {}, state, 7 * i + 3) for i, state in enumerate(drawn)}
     start = {name: torch.zeros(30, 7) for name in ("a", "b")}
-    merged = aggregate(SharedModel(start, {}, start), updates, 1, lambda state, _: dict(state))
+    merged = aggregate(SharedModel(start, {}, start), updates, lambda state, _: dict(state))
     assert list(merged.networks) == ["a", "b"]
     for name, value in merged.networks.items():
         assert torch.equal(value, merged.detector[name])
@@ -64,9 +78,7 @@ def test_the_networks_are_averaged_exactly_as_the_detector() -> None:
 
 
 def test_where_no_network_is_shared_none_appears() -> None:
-    merged = aggregate(
-        one_weight_model(False), {"a": one_weight(2.0, 1, False), "b": one_weight(4.0, 1, False)}, 1, summed
-    )
+    merged = aggregate(one_weight_model(False), {"a": one_weight(2.0, 1, False), "b": one_weight(4.0, 1, False)})
     assert merged.networks == {}
     assert set(merged.parts()) == set(merged.records()) == {"detector", "codebook"}
     assert merged.detector["w"].item() == 3.0
@@ -81,7 +93,7 @@ def test_a_model_travels_in_a_record_for_each_part() -> None:
 
 def test_shapes_dtypes_and_keys_are_kept() -> None:
     detector = {"a.weight": torch.randn(2, 3, 5), "scalar": torch.tensor(2.0), "d": torch.ones(2, dtype=torch.float64)}
-    averaged = average([detector, detector], [1, 1], 1)
+    averaged = average([detector, detector], [1, 1])
     assert list(averaged) == list(detector)
     for name, value in detector.items():
         assert averaged[name].shape == value.shape
@@ -90,7 +102,7 @@ def test_shapes_dtypes_and_keys_are_kept() -> None:
 
 
 def test_codebook_statistics_are_summed_not_averaged() -> None:
-    merged = aggregate(one_weight_model(), {"a": one_weight(2.0, 1), "b": one_weight(5.0, 1000)}, 1, summed)
+    merged = aggregate(one_weight_model(), {"a": one_weight(2.0, 1), "b": one_weight(5.0, 1000)})
     assert merged.codebook["counts"].item() == 8.0
 
 
@@ -107,8 +119,8 @@ def test_the_order_of_arrival_changes_no_bit() -> None:
     }
     start = {"w": torch.zeros(1000)}
     model = SharedModel(start, {"codes": torch.eye(2), "counts": torch.zeros(50)}, {"prior.w": start["w"]})
-    forward = aggregate(model, updates, 1, summed)
-    backward = aggregate(model, dict(reversed(updates.items())), 1, summed)
+    forward = aggregate(model, updates)
+    backward = aggregate(model, dict(reversed(updates.items())))
     assert torch.equal(forward.detector["w"], backward.detector["w"])
     assert torch.equal(forward.networks["prior.w"], backward.networks["prior.w"])
     assert torch.equal(forward.codebook["counts"], backward.codebook["counts"])

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from flwr.common.serde import recorddict_to_proto
 from lavq_core.errors import RunError
 from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.runs.artefact import load_artefact
-from server.aggregation import SharedModel
+from lavq_core.runs.layout import RunFolder
+from server.model import SharedModel
 from simulations.inprocess import InProcessGrid
 
 GridOf = Callable[..., InProcessGrid]
@@ -27,10 +29,10 @@ def test_two_rounds_give_the_hand_computed_model(federation, grid_of: GridOf, mo
         assert start.keys() == trained.keys()
         for name, weights in start.items():
             torch.testing.assert_close(trained[name], weights + 2 * 14 / 6)
-    # Every statistic grows by 1 + 2 + 3 a round.
+    # Every statistic grows by 1 + 2 + 3 a round, the sums by half of it.
     codebook = model.codebook
     for _ in range(2):
-        fresh = {name: torch.full_like(codebook[name], 6.0) for name in STATISTICS}
+        fresh = {name: torch.full_like(codebook[name], 3.0 if name == "sums" else 6.0) for name in STATISTICS}
         codebook = merge_statistics(codebook, [fresh])
     for name, value in codebook.items():
         torch.testing.assert_close(final.codebook[name], value)
@@ -90,6 +92,69 @@ def test_what_a_site_receives_is_the_model_and_the_round(federation, client_app)
     assert dict(received[-1]["round"]) == {"number": 2, "rounds": 2}
 
 
+def test_moments_travel_to_train_and_back_and_not_to_an_evaluation(federation, client_app) -> None:
+    crossed: list[tuple[str, set[str], set[str]]] = []
+
+    class Tapped(InProcessGrid):
+        def _answer(self, message: Message) -> Message:
+            down = set(message.content)
+            reply = super()._answer(message)
+            crossed.append((message.metadata.message_type, down, set(reply.content)))
+            return reply
+
+    kinds = {
+        f"{k}.{name}": torch.zeros_like(v) for k in ("first", "second") for name, v in federation.model.detector.items()
+    }
+    federation.model = replace(federation.model, moments=kinds)
+    final = federation.run(Tapped(client_app(), 3, {}))
+    assert {kind: "moments" in down for kind, down, _ in crossed} == {
+        "query.hello": False,
+        "train": True,
+        "evaluate": False,
+    }
+    assert all(("moments" in up) == (kind == "train") for kind, _, up in crossed)
+    parts = load_artefact(federation.run_folder.checkpoint(1))[0]
+    assert all(torch.equal(value, parts["moments"][name]) for name, value in final.moments.items())
+    assert all(bool((value > 0).all()) for value in final.moments.values())
+
+
+def test_a_strategys_memory_is_in_the_checkpoint(federation, grid_of: GridOf) -> None:
+    federation.run(grid_of(), strategy="fedadam")
+    memory = load_artefact(federation.run_folder.checkpoint(1))[0]["strategy"]
+    assert {name.split("/")[0] for name in memory} == {
+        f"{k}.{part}" for k in ("first", "second") for part in ("detector", "networks")
+    }
+    assert "strategy" not in load_artefact(federation.run_folder.model)[0]
+
+
+def test_a_site_whose_update_is_of_another_size_is_left_out_and_named(
+    federation, grid_of: GridOf, model: SharedModel
+) -> None:
+    def huge(content: RecordDict) -> None:
+        content["detector"]["head.bias"] = Array(np.full(2, 1e6, np.float32))
+
+    final = federation.run(grid_of({1: broken(huge)}))
+    assert federation.events("site-left-out") == [
+        {
+            "event": "site-left-out",
+            "round": 1,
+            "site": "site-1",
+            "status": "rejected: the norm of its detector is more than 10 times the round's median",
+        }
+    ]
+    torch.testing.assert_close(final.detector["head.bias"], model.detector["head.bias"] + (1 * 1 + 3 * 3) / 4)
+    federation.run_folder = RunFolder(federation.run_folder.root.parent / "again")
+    with pytest.raises(RunError, match="only 2 of 3 sites gave a usable update in round 1"):
+        federation.run(grid_of({1: broken(huge)}), min_sites=3)
+
+
+def test_a_weight_beyond_the_largest_share_is_cut_and_told(federation, grid_of: GridOf, model: SharedModel) -> None:
+    final = federation.run(grid_of(), max_weight_share=0.4)
+    (cut,) = federation.events("site-weight-cut")
+    assert cut == {"event": "site-weight-cut", "round": 1, "site": "site-2", "declared": 0.5, "counted": 0.4}
+    torch.testing.assert_close(final.detector["head.bias"], model.detector["head.bias"] + (1 * 1 + 2 * 2 + 3 * 2) / 5)
+
+
 def test_a_federation_that_shares_no_network_sends_and_keeps_none(
     federation, client_app, private_networks: SharedModel
 ) -> None:
@@ -119,7 +184,7 @@ def broken(change: Callable[[RecordDict], None]) -> Callable[[Message, Context],
             {
                 "detector": records["detector"],
                 "codebook": ArrayRecord(
-                    {name: Array(np.ones(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
+                    {name: Array(np.zeros(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
                 ),
                 "networks": records["networks"],
                 "metrics": MetricRecord({"num-examples": 10}),

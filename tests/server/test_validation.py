@@ -3,17 +3,21 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from server.aggregation import SharedModel
+from server.model import SharedModel
 from server.validation import (
     MAX_EXAMPLES,
     ReplyChecker,
     ReplyError,
+    _check_moments,
     describe_error,
     read_evaluation,
     read_site_name,
@@ -31,7 +35,7 @@ def test_a_good_reply_is_read_bit_for_bit(check: ReplyChecker, good_update: Make
     read = check.update(good_update(value=0.5, examples=12))
     assert read.examples == 12
     assert torch.equal(read.detector["stem.weight"], model.detector["stem.weight"] + 0.5)
-    assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.5))
+    assert torch.equal(read.codebook["sums"], torch.full((3, 2), 0.25))
     assert set(read.codebook) == {"counts", "sums", "prior", "requests"}
     assert read.networks.keys() == model.networks.keys()
     assert torch.equal(read.networks["editor.null"], model.networks["editor.null"] + 0.5)
@@ -196,7 +200,7 @@ def test_a_site_without_validation_records_may_say_so() -> None:
 
 @pytest.mark.parametrize("examples", [1, MAX_EXAMPLES])
 def test_the_range_of_examples_includes_its_ends(check: ReplyChecker, good_update: Make, examples: int) -> None:
-    assert check.update(good_update(examples=examples)).examples == examples
+    assert check.update(good_update(value=0.1, examples=examples)).examples == examples
     assert read_evaluation(RecordDict({"metrics": MetricRecord({"num-examples": examples})})) == examples
 
 
@@ -232,3 +236,83 @@ def test_a_name_that_is_no_file_name_is_rejected(name: object) -> None:
 )
 def test_an_error_is_a_class_name_or_nothing(reason: str | None, said: str) -> None:
     assert describe_error(Error(2, reason)) == said
+
+
+# --- statistics and moments that nobody can have ---------------------------------------------------------------------
+
+
+def set_values(content: RecordDict, record: str, key: str, value: float) -> RecordDict:
+    """Fill one array of a reply."""
+    like = content.array_records[record][key].numpy()
+    content.array_records[record][key] = Array(np.full(like.shape, value, like.dtype))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [("counts", 10 * 4 / 3), ("prior", 10 / 4), ("requests", 10.0)],
+)
+def test_statistics_count_no_more_records_than_are_declared(
+    check: ReplyChecker, good_update: Make, key: str, most: float
+) -> None:
+    """Ten records have at most forty tokens, ten tokens in each place, and ten requests of a statement."""
+    assert check.update(set_values(good_update(examples=10), "codebook", key, 0.999 * most))
+    with pytest.raises(ReplyError, match=f"codebook/{key} counts more than the 10 records that the site declares"):
+        check.update(set_values(good_update(examples=10), "codebook", key, 1.01 * most))
+
+
+def test_a_sum_of_unit_latents_is_no_longer_than_their_number(check: ReplyChecker, good_update: Make) -> None:
+    assert check.update(set_values(good_update(value=2.0), "codebook", "sums", 2**0.5))
+    with pytest.raises(ReplyError, match="codebook/sums has a sum longer than its number of unit latents"):
+        check.update(set_values(good_update(value=2.0), "codebook", "sums", 1.02 * 2**0.5))
+
+
+@pytest.fixture
+def with_moments(model: SharedModel) -> ReplyChecker:
+    kinds = ("first", "second")
+    moments = {f"{k}.{name}": torch.zeros_like(v) for k in kinds for name, v in model.detector.items()}
+    return ReplyChecker(replace(model, moments=moments))
+
+
+def reply_with(check: ReplyChecker, good_update: Make, first: float = 0.1, second: float = 0.1) -> RecordDict:
+    content, values = good_update(), {"first": first, "second": second}
+    moments = {name: torch.full_like(v, values[name.split(".")[0]]) for name, v in check.sent.moments.items()}
+    content["moments"] = ArrayRecord(moments)
+    return content
+
+
+def test_moments_come_with_the_weights_where_they_were_sent(
+    check: ReplyChecker, with_moments: ReplyChecker, good_update: Make
+) -> None:
+    read = with_moments.update(reply_with(with_moments, good_update))
+    assert read.moments.keys() == with_moments.sent.moments.keys()
+    with pytest.raises(ReplyError, match="the reply lacks moments"):
+        with_moments.update(good_update())
+    with pytest.raises(ReplyError, match=r"1 key\(s\) that were not asked for"):
+        check.update(reply_with(with_moments, good_update))
+
+
+def test_second_moments_are_squares(with_moments: ReplyChecker, good_update: Make) -> None:
+    with pytest.raises(ReplyError, match=r"moments/second\.stem\.weight has negative values"):
+        with_moments.update(reply_with(with_moments, good_update, second=-1e-9))
+
+
+def test_first_moments_belong_to_their_second_moments(with_moments: ReplyChecker, good_update: Make) -> None:
+    """Else a site could send large first and no second moments, and everybody's next step would be enormous."""
+    for first, second in ((7.2, 1.0), (0.0, 0.0), (-0.72, 0.01)):
+        assert with_moments.update(reply_with(with_moments, good_update, first, second))
+    for first, second in ((7.3, 1.0), (0.1, 0.0), (-0.73, 0.01)):
+        with pytest.raises(ReplyError, match=r"moments/first\.stem\.weight is larger than its second moments allow"):
+            with_moments.update(reply_with(with_moments, good_update, first, second))
+
+
+@settings(max_examples=20, deadline=None)
+@given(gradients=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60))
+def test_no_gradients_break_the_bound_on_moments(gradients: list[float]) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.AdamW([weight])
+    for gradient in gradients:
+        weight.grad = torch.tensor([gradient])
+        optimiser.step()
+    state = optimiser.state[weight]
+    _check_moments({"first.w": state["exp_avg"], "second.w": state["exp_avg_sq"]})

@@ -11,8 +11,8 @@ from lavq_core.models.codebook import merge_statistics
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import FederationConfig
-from server.aggregation import SharedModel
 from server.checkpoints import Checkpoints
+from server.model import SharedModel
 from server.round_loop import RoundLoop
 
 app = ServerApp()
