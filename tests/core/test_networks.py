@@ -118,7 +118,7 @@ def test_networks_survive_the_disk(tiny: Config, tmp_path: Path) -> None:
     back = load_private(tiny, tmp_path / "private")
     assert equal(back.state_dict(), networks.state_dict())
     assert not back.training
-    _, about = load_artefact(tmp_path / "private")
+    _, about = load_artefact(tmp_path / "private" / "round-005")
     assert about["round"] == 5
 
 
