@@ -103,13 +103,23 @@ def load_private(config: Config, folder: Path, before: int | None = None) -> Net
     return networks.eval()
 
 
-def save_private(folder: Path, networks: Networks, number: int) -> None:
-    """Keep the site's networks of a round on its disk, atomically, and forget what that round has replaced."""
+def load_kept(folder: Path, before: int | None = None) -> StateDict:
+    """Load what the site's training of the networks goes on from; empty before its first round."""
+    number = _start(folder, before)
+    return load_artefact(of_round(folder, number))[0].get("training", {}) if number else {}
+
+
+def save_private(folder: Path, networks: Networks, number: int, kept: StateDict | None = None) -> None:
+    """Keep the site's networks of a round on its disk, atomically, and what their training goes on from.
+
+    What the round has replaced is forgotten.
+    """
     about = {"round": number, "start": _start(folder, number), "classes": list(SUPERCLASSES)}
-    save_artefact(of_round(folder, number), {"networks": networks.state_dict()}, about)
-    kept = rounds_in(folder)
-    for other in {*(n for n in kept if n > number), *[n for n in kept if n < number][: 1 - _KEPT]}:
-        shutil.rmtree(kept[other], ignore_errors=True)
+    parts = {"networks": networks.state_dict(), "training": kept or {}}
+    save_artefact(of_round(folder, number), {name: part for name, part in parts.items() if part}, about)
+    there = rounds_in(folder)
+    for other in {*(n for n in there if n > number), *[n for n in there if n < number][: 1 - _KEPT]}:
+        shutil.rmtree(there[other], ignore_errors=True)
 
 
 def _other_version(folder: Path) -> RunError:
@@ -126,9 +136,7 @@ def _start(folder: Path, before: int | None) -> int:
     earlier = [number for number in kept if before is None or number < before]
     if earlier or not kept or before == 1:
         return max(earlier, default=0)
-    first = min(kept)
-    start = int(load_artefact(kept[first])[1]["start"])
-    if start > 0:
+    if int(load_artefact(kept[min(kept)])[1]["start"]) > 0:
         raise RunError(
             f"{folder} has no networks from before round {before}: the federation went back further than this site can"
         )

@@ -186,6 +186,7 @@ def test_networks_of_another_version_or_size_are_named(tiny: Config, tmp_path: P
     save_artefact(folder, {"separator": {}, "editor": {}}, {"round": 8})
     with pytest.raises(RunError, match=f"{folder} holds networks of another version or size: move it away"):
         load_private(tiny, folder)
+    folder = tmp_path / "larger"
     save_private(folder, make_networks(tiny, 0), 1)
     tiny.separator.width *= 2
     with pytest.raises(RunError, match="another version or size"):

@@ -114,13 +114,18 @@ class Federation:
         self.run_folder = RunFolder(folder)
         self.model = model
 
-    def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+    def loop(self, grid: InProcessGrid, **settings: Any) -> RoundLoop:
         federation = FederationConfig(
             **{"sites": 3, "min_sites": 2, "rounds": 1, "join_timeout": 5.0, "round_timeout": 5.0, **settings}
         )
         checkpoints = Checkpoints(self.run_folder, federation.rounds, {"seed": 0})
-        events = EventLog(self.run_folder.events)
-        return RoundLoop(grid, federation, merge_statistics, checkpoints, events).run(self.model)
+        return RoundLoop(grid, federation, merge_statistics, checkpoints, EventLog(self.run_folder.events))
+
+    def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+        return self.loop(grid, **settings).run(self.model)
+
+    def resume(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+        return self.loop(grid, **settings).resume(self.model)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """The logged events of these names, all if none are given, without their time stamps."""
