@@ -17,7 +17,7 @@ from lavq_core.models.stored import load_private
 from lavq_core.models.twins import request_twins
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.events import EventLog
-from lavq_core.runs.layout import write_atomic
+from lavq_core.runs.layout import rounds_in, write_atomic
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import predict
 from lavq_core.training.site_round import SharedState
@@ -69,7 +69,7 @@ def write_gallery(site: Site, detector: Detector, shared: SharedState, number: i
     healthy = data.with_beats(data.database.healthy_references(np.concatenate(held_out)))
     chosen = healthy[: config.twins.gallery]
     diseases = available_diseases(shared.codebook["requests"])
-    if len(chosen) == 0 or len(diseases) == 0 or not (site.folder.private_model / "manifest.json").is_file():
+    if len(chosen) == 0 or len(diseases) == 0 or not rounds_in(site.folder.private_model):
         return 0
     networks = load_private(config, site.folder.private_model)
     networks.take_over(shared.networks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +27,11 @@ from lavq_core.errors import ConfigError, RunError
 from lavq_core.runs.layout import write_atomic
 from lavq_core.settings import Config
 from lavq_core.settings_check import check
+
+_NO_FIGURE = (
+    "run.dir", "run.resume", "run.tensorboard", "data.cache_dir",
+    "federation.join_timeout", "federation.round_timeout", "federation.retries",
+)  # fmt: skip
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -69,6 +76,26 @@ def load_config(path: Path) -> Config:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored)))
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise RunError(f"{path} is not a configuration of this version of lavq: {_first_line(error)}") from error
+
+
+def other_settings(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+    """Return both values of every setting in which two configurations of one training differ.
+
+    Left out is what changes no figure: where files lie, what else is written, and how long a server waits.
+    """
+    values = {key: (attrgetter(key)(first), attrgetter(key)(second)) for key in keys() if key not in _NO_FIGURE}
+    return {key: both for key, both in values.items() if both[0] != both[1]}
+
+
+def as_overrides(config: Config) -> list[str]:
+    """Write a whole configuration as overrides, from which ``compose`` makes it again."""
+    return [f"{key}={_written(attrgetter(key)(config))}" for key in keys()]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)
 
 
 def keys(node: Any = Config, prefix: str = "") -> list[str]:

@@ -16,6 +16,8 @@ class RunConfig:
     dir: str = ""  # run folder, absolute; empty: runs/TIME in the working directory (set by the command)
     seed: int = 0  # every generator but those of privacy starts from it
     device: str = "auto"  # auto (a GPU when there is one), cpu or cuda
+    resume: bool = False  # go on in dir after its newest checkpoint, with the settings that it was started with
+    tensorboard: bool = False  # write the server's events as scalars too, below dir (needs the extra [tensorboard])
 
 
 @dataclass
@@ -164,6 +166,8 @@ class FederationConfig:
     max_weight_share: float = 0.5  # a site's largest share in the average; what is above is cut
     join_timeout: float = 120.0  # s, wait for the expected sites
     round_timeout: float = 600.0  # s, wait for the replies of one round
+    enough: int = 0  # go on, after a short grace, once so many sites gave a usable reply; 0: wait for all
+    retries: int = 1  # times a site that failed is asked again within round_timeout
 
 
 @dataclass

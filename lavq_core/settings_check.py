@@ -33,6 +33,12 @@ def check(config: Config) -> None:
             not 1 <= config.federation.min_sites <= config.federation.sites,
             "federation.min_sites must lie between 1 and federation.sites",
         ),
+        (
+            config.federation.enough != 0
+            and not config.federation.min_sites <= config.federation.enough <= config.federation.sites,
+            "federation.enough must be 0 or lie between federation.min_sites and federation.sites",
+        ),
+        (config.federation.retries < 0, "federation.retries must not be negative"),
         (not 0.0 < config.separator.gate_threshold < 1.0, "separator.gate_threshold must lie between 0 and 1"),
         (
             not 0.0 <= config.separator_training.after <= config.twins.after < 1.0,

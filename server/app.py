@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from lavq_core.config import compose, save_config
+from lavq_core.config import compose, load_config, other_settings, save_config
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.errors import ConfigError
+from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.codebook import initial_codebook, merge_statistics
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
+from lavq_core.runs.lock import held
+from lavq_core.runs.scalars import ScalarWriter
 from lavq_core.settings import Config
 from lavq_core.training.local_steps import zero_moments
 from server.aggregation import Aggregator
@@ -34,10 +37,11 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def serve(grid: Grid, config: Config) -> None:
-    """Make the first model from the seed, train, and leave a run folder.
+    """Make the first model from the seed, train, and leave a run folder; or go on in one, with ``run.resume``.
 
     Raises:
-        LavqError: see ``RoundLoop.run``; an empty or relative ``run.dir``.
+        LavqError: see ``RoundLoop.run`` and ``resume``; an empty or relative ``run.dir``; a folder where another server
+            works; settings that are not those of the run to go on with; no TensorBoard where it is asked for.
     """
     run = RunFolder(Path(config.run.dir))
     if not run.root.is_absolute():
@@ -48,20 +52,46 @@ def serve(grid: Grid, config: Config) -> None:
         "sampling_rate": config.data.sampling_rate,
     }
     checkpoints = Checkpoints(run, config.federation.rounds, about)
-    checkpoints.refuse_used_folder()
-    save_config(config, run.config)
-    loop = RoundLoop(
-        grid=grid,
-        settings=config.federation,
-        aggregator=Aggregator(
-            config.federation,
-            config.detector_training,
-            merge=partial(merge_statistics, decay=config.codebook.decay),
-        ),
-        checkpoints=checkpoints,
-        events=EventLog(run.events),
-    )
-    loop.run(initial_model(config))
+    if config.run.resume:
+        require_same_settings(config, run)
+    else:
+        checkpoints.refuse_used_folder()
+    with ExitStack() as closing:
+        watchers = [closing.enter_context(ScalarWriter(run.tensorboard))] if config.run.tensorboard else []
+        closing.enter_context(held(run))
+        loop = RoundLoop(
+            grid=grid,
+            settings=config.federation,
+            aggregator=Aggregator(
+                config.federation,
+                config.detector_training,
+                merge=partial(merge_statistics, decay=config.codebook.decay),
+            ),
+            checkpoints=checkpoints,
+            events=EventLog(run.events, *watchers),
+        )
+        if config.run.resume:
+            loop.resume(initial_model(config))
+        else:
+            save_config(config, run.config)
+            loop.run(initial_model(config))
+
+
+def require_same_settings(config: Config, run: RunFolder) -> None:
+    """Make sure that a run which is to go on is the one in the folder.
+
+    Raises:
+        RunError: no run is there.
+        ConfigError: it was started with other settings; those that change no figure may differ.
+    """
+    if not run.config.is_file():
+        raise RunError(f"there is no run to go on with in {run.root}: start one without run.resume")
+    differing = other_settings(load_config(run.config), config)
+    if differing:
+        named = ", ".join(f"{key} was {before!r} and is {now!r}" for key, (before, now) in differing.items())
+        raise ConfigError(
+            f"the run in {run.root} was started with other settings ({named}): give those of its config.yaml"
+        )
 
 
 def initial_model(config: Config) -> SharedModel:

@@ -1,29 +1,32 @@
-"""The round loop: who takes part, what is sent, what is used, what is kept.
+"""The round loop: what is sent, what is used, what is kept.
 
 Stock Flower strategies wait for ever for a dead site and average whatever comes back, so the loop is our own: a
 deadline on every wait, a quorum, checked replies, a checkpoint after every round and one line in the event log for
 everything that happened. A bad site is left out of the round and named; too few good ones end the run with an error.
+A run that ended before its time, whatever the reason, goes on from its newest checkpoint and gives the same numbers.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from lavq_core.errors import LavqError, RunError
-from lavq_core.runs.events import EventLog
+from lavq_core.runs.events import EventLog, read_events, standing_events
 from lavq_core.settings import FederationConfig
 from server.aggregation import Aggregator
-from server.checkpoints import Checkpoints
-from server.exchange import Answer, Question, ask
-from server.model import SharedModel, SiteUpdate, State
-from server.validation import ReplyChecker, read_evaluation, read_site_name
+from server.checkpoints import Checkpoint, Checkpoints
+from server.exchange import Exchange, Question
+from server.membership import Membership
+from server.model import SharedModel, SiteUpdate
+from server.validation import ReplyChecker, read_evaluation
 
-_LOOK = 0.2  # s between two looks at who has joined
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,81 +55,86 @@ class RoundLoop:
                 after the run has started is in the event log as ``run-failed``.
         """
         self.checkpoints.refuse_used_folder()
-        began = time.monotonic()
         self.events.write("run-started", rounds=self.settings.rounds, sites=self.settings.sites)
+        return self._guarded(Checkpoint(start))
+
+    def resume(self, start: SharedModel) -> SharedModel:
+        """Go on after the newest whole checkpoint, and return the final model.
+
+        Args:
+            start: what the run started from.
+
+        Raises:
+            RunError: the run has finished; otherwise as ``run``.
+        """
+        before = read_events(self.events.path)
+        if any(event["event"] == "run-finished" for event in before):
+            raise RunError(f"the run in {self.checkpoints.run.root} has finished: there is nothing to go on with")
+        newest = self.checkpoints.newest(
+            start, lambda number, reason: self.events.write("checkpoint-rejected", round=number, reason=reason)
+        )
+        number, settings = newest.round, self.settings
+        self.events.write("run-resumed", round=number, rounds=settings.rounds, sites=settings.sites)
+        done = any(e["event"] == "round-finished" and e["round"] == number for e in standing_events(before))
+        return self._guarded(newest, evaluated=done or number == 0)
+
+    def _guarded(self, begin: Checkpoint, evaluated: bool = True) -> SharedModel:
         try:
-            sites = self._join()
-            model, memory = start, State()
-            for number in range(1, self.settings.rounds + 1):
-                model, memory = self._round(model, memory, sites, number)
-            self.checkpoints.save_final(model)
+            return self._rounds(begin, evaluated)
         except BaseException as error:
             text = str(error) if isinstance(error, LavqError) else f"{type(error).__name__}: {error}"
             self.events.write("run-failed", reason=" ".join(text.split()))
             raise
-        self.events.write("run-finished", seconds=_since(began))
-        return model
 
-    def _join(self) -> dict[int, str]:
-        """Wait for the sites and ask their names; return them by node id, in the order of names."""
-        nodes = self._wait_for_nodes()
-        question = Question("query.hello", RecordDict(), read_site_name, 0)
-        unnamed = {node: f"node-{node}" for node in nodes}
-        answers = list(ask(self.grid, unnamed, question, self.settings.join_timeout))
-        taken = Counter(answer.value for answer in answers if answer.value is not None)
-        sites: dict[int, str] = {}
-        for answer in answers:
-            if answer.value is None:
-                self._log_answer("site-replied", answer, 0)
-            elif taken[answer.value] > 1:
-                self.events.write("site-replied", **_fields(answer, 0) | {"status": "rejected: the name is not unique"})
-            else:
-                sites[answer.node] = answer.value
-        sites = dict(sorted(sites.items(), key=lambda item: item[1]))
-        for name in sites.values():
-            self.events.write("site-joined", site=name)
-        self._require_quorum(len(sites), "gave a name of their own", self._see_log)
-        return sites
+    def _rounds(self, begin: Checkpoint, evaluated: bool) -> SharedModel:
+        """Do the rounds after ``begin``, and the evaluation of its own round if that was not done."""
+        clock = time.monotonic() - begin.seconds
+        exchange = Exchange(self.grid, self.events, self.settings.retries)
+        members, now = Membership(exchange, self.settings, self.events), begin
+        sites = self._join(members)
+        if not evaluated:
+            self._evaluate(exchange, now, sites)
+            self._finish_round(now, time.monotonic())
+        for number in range(begin.round + 1, self.settings.rounds + 1):
+            began = time.monotonic()
+            self.events.write("round-started", round=number)
+            now = self._train(exchange, now, sites, clock)
+            self._evaluate(exchange, now, sites)
+            self._finish_round(now, began)
+            if number < self.settings.rounds:
+                sites = members.current()
+                self._require_quorum(len(sites), f"are connected before round {number + 1}", "start the missing ones")
+        self.checkpoints.save_final(now.model)
+        self.events.write("run-finished", seconds=_since(clock))
+        return now.model
 
-    def _wait_for_nodes(self) -> list[int]:
-        deadline = time.monotonic() + self.settings.join_timeout
-        while True:
-            nodes = sorted(self.grid.get_node_ids())
-            if len(nodes) >= self.settings.sites or time.monotonic() >= deadline:
-                break
-            time.sleep(_LOOK)
+    def _join(self, members: Membership) -> dict[int, str]:
+        sites = members.join()
         self._require_quorum(
-            len(nodes),
+            members.connected(),
             f"joined within {self.settings.join_timeout:g} s",
             f"start the missing ones (flwr run: --federation-config num-supernodes={self.settings.sites})",
         )
-        return nodes
+        self._require_quorum(len(sites), "gave a name of their own", self._see_log)
+        return sites
 
-    def _round(
-        self, model: SharedModel, memory: State, sites: dict[int, str], number: int
-    ) -> tuple[SharedModel, State]:
-        """Train once on every site, aggregate, keep a checkpoint, let every site evaluate the result."""
-        began = time.monotonic()
-        self.events.write("round-started", round=number)
-        updates = self._screen(model, self._train(model, sites, number), number)
-        self._require_quorum(len(updates), f"gave a usable update in round {number}", self._see_log)
-        model, memory = self.aggregator.aggregate(model, updates, number, memory)
-        self.checkpoints.save_round(model, memory, number)
-        scored = replace(model, moments={})  # two thirds of the bytes, of no use to an evaluation
-        question = Question("evaluate", self._content(scored, number), read_evaluation, number)
-        for answer in ask(self.grid, sites, question, self.settings.round_timeout):
-            self._log_answer("site-evaluated", answer, number, examples=answer.value)
-        self.events.write("round-finished", round=number, seconds=_since(began), sites=len(updates))
-        return model, memory
-
-    def _train(self, model: SharedModel, sites: dict[int, str], number: int) -> dict[str, SiteUpdate]:
-        question = Question("train", self._content(model, number), ReplyChecker(model).update, number)
-        updates = {}
-        for answer in ask(self.grid, sites, question, self.settings.round_timeout):
-            self._log_answer("site-replied", answer, number, examples=answer.value.examples if answer.value else None)
+    def _train(self, exchange: Exchange, before: Checkpoint, sites: dict[int, str], clock: float) -> Checkpoint:
+        """Train one round on every site, aggregate, and keep a checkpoint."""
+        number, model = before.round + 1, before.model
+        question = self._question("train", model, number, ReplyChecker(model).update, self.settings.enough)
+        updates: dict[str, SiteUpdate] = {}
+        for answer in exchange.ask(sites, question):
+            examples = answer.value.examples if answer.value else None
+            self.events.write("site-replied", round=number, **answer.fields(examples))
             if answer.value is not None:
                 updates[answer.site] = answer.value
-        return updates
+        updates = self._screen(model, updates, number)
+        self._require_quorum(len(updates), f"gave a usable update in round {number}", self._see_log)
+        done = {"round": number, "sites": sorted(updates), "seconds": _since(clock)}
+        model, memory = self.aggregator.aggregate(model, updates, number, before.memory)
+        after = Checkpoint(model, number, memory, (*before.history, done))
+        self.checkpoints.save_round(after)
+        return after
 
     def _screen(self, model: SharedModel, updates: dict[str, SiteUpdate], number: int) -> dict[str, SiteUpdate]:
         """Leave out what shows as bad beside the other updates; every site concerned is named in the event log."""
@@ -139,10 +147,24 @@ class RoundLoop:
             )
         return screened.updates
 
-    def _content(self, model: SharedModel, number: int) -> RecordDict:
+    def _evaluate(self, exchange: Exchange, after: Checkpoint, sites: dict[int, str]) -> None:
+        """Let every site evaluate the model of a round; after the last one all have time to write their predictions."""
+        enough = self.settings.enough if after.round < self.settings.rounds else 0
+        scored = replace(after.model, moments={})  # two thirds of the bytes, of no use to an evaluation
+        question = self._question("evaluate", scored, after.round, read_evaluation, enough)
+        for answer in exchange.ask(sites, question):
+            self.events.write("site-evaluated", round=after.round, **answer.fields(answer.value))
+
+    def _finish_round(self, after: Checkpoint, began: float) -> None:
+        used = len(after.history[-1]["sites"])
+        self.events.write("round-finished", round=after.round, seconds=_since(began), sites=used)
+
+    def _question(
+        self, kind: str, model: SharedModel, number: int, read: Callable[[RecordDict], T], enough: int
+    ) -> Question[T]:
         content = model.records()
         content["round"] = ConfigRecord({"number": number, "rounds": self.settings.rounds})
-        return content
+        return Question(kind, content, read, number, self.settings.round_timeout, enough=enough)
 
     def _require_quorum(self, good: int, what: str, advice: str) -> None:
         settings = self.settings
@@ -155,21 +177,6 @@ class RoundLoop:
     @property
     def _see_log(self) -> str:
         return f"the site-replied events in {self.events.path} say why"
-
-    def _log_answer(self, event: str, answer: Answer, number: int, examples: float | None = None) -> None:
-        self.events.write(event, **_fields(answer, number, examples))
-
-
-def _fields(answer: Answer, number: int, examples: float | None = None) -> dict[str, object]:
-    return {
-        "round": number,
-        "site": answer.site,
-        "status": answer.status,
-        "bytes_down": answer.bytes_down,
-        "bytes_up": answer.bytes_up,
-        "seconds": round(answer.seconds, 3),
-        "examples": examples,
-    }
 
 
 def _since(began: float) -> float:

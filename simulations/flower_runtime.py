@@ -83,28 +83,30 @@ def run_federation(overrides: list[str], clients: int) -> None:
     for key, value in (("run.dir", config.run.dir), ("data.dir", config.data.dir)):
         if not Path(value).is_absolute():
             raise ConfigError(f"{key} must be an absolute folder, not {value!r}: add {key}=/absolute/folder")
-    run_app(CHECKOUT, overrides, Machine.share(clients, config.run.device), RunFolder(Path(config.run.dir)))
+    machine = Machine.share(clients, config.run.device)
+    run_app(CHECKOUT, overrides, machine, RunFolder(Path(config.run.dir)), config.run.resume)
 
 
-def run_app(app: Path, overrides: Sequence[str], machine: Machine, run: RunFolder) -> None:
+def run_app(app: Path, overrides: Sequence[str], machine: Machine, run: RunFolder, resume: bool = False) -> None:
     """Run a Flower app whose server writes its event log into ``run``.
 
     Args:
         app: folder with the app's ``pyproject.toml``; its Flower home is ``.lavq/flwr`` below.
         overrides: become the run config's ``overrides``, shell-quoted.
         machine: sites and resources.
-        run: folder for the log; must not hold a run.
+        run: folder for the log; must not hold a run unless that goes on.
+        resume: the overrides say so, too.
 
     Raises:
         RunError: the run failed, or the folder holds a run.
     """
-    if run.events.exists():
+    if run.events.exists() and not resume:
         raise RunError(f"{run.root} holds a run already: give another run.dir, or remove that folder first")
     homes = flower_home(app)
     end_abandoned(homes)
     run.root.mkdir(parents=True, exist_ok=True)
     log = run.root / "flower.log"
-    with _ending_on_sigterm(), RunProgress() as progress:
+    with _ending_on_sigterm(), RunProgress(skip=len(read_events(run.events))) as progress:
         superlink = start_superlink(homes / f"run-{secrets.token_hex(4)}", owner=os.getpid())
         try:
             _follow(_submit(superlink, app, overrides, machine, log), run, progress)

@@ -7,6 +7,7 @@ its own Flower ``Context``; whatever crosses is serialised and parsed again, as 
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterable, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -82,10 +83,14 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let a site work on the first of these messages that waits, and return its reply; nothing if none waits."""
+        """Let a site work on the first of these messages that waits, and return its reply; nothing if none waits.
+
+        As in Flower, a message whose time to live has passed reaches no site.
+        """
         for message_id in message_ids:
-            if message_id in self._waiting:
-                return [self._answer(self._waiting.pop(message_id))]
+            message = self._waiting.pop(message_id, None)
+            if message is not None and time.time() < message.metadata.created_at + message.metadata.ttl:
+                return [self._answer(message)]
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

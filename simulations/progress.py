@@ -24,9 +24,12 @@ class RunProgress:
     Args:
         console: default standard output; a bar is drawn only if that is a terminal.
         opening: the first line.
+        skip: events that the log holds already, of the run that goes on.
     """
 
-    def __init__(self, console: Console | None = None, opening: str = "starting Flower (about 20 s)") -> None:
+    def __init__(
+        self, console: Console | None = None, opening: str = "starting Flower (about 20 s)", skip: int = 0
+    ) -> None:
         self._console, self._opening = console or Console(), opening
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -37,8 +40,9 @@ class RunProgress:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID = self._progress.add_task(opening, total=None)
-        self._shown = 0
+        self._shown = skip
         self._rounds = 0
+        self._first = 1  # round of this session
         self._sites: list[str] = []
 
     def __enter__(self) -> RunProgress:
@@ -62,10 +66,22 @@ class RunProgress:
             case "run-started":
                 self._rounds = int(event["rounds"])
                 self._progress.update(self._task, description="waiting for the sites", total=self._rounds)
+            case "run-resumed":
+                self._rounds, self._first = int(event["rounds"]), int(event["round"]) + 1
+                self._say(f"going on after round {event['round']}")
+                self._progress.update(self._task, description="waiting for the sites", total=self._rounds)
+            case "checkpoint-rejected":
+                self._say(f"the checkpoint of round {event['round']} cannot be used: {event['reason']}")
             case "site-joined":
                 self._sites.append(str(event["site"]))
+            case "site-left":
+                self._say(f"{event['site']} has left")
+            case "site-returned":
+                self._say(f"{event['site']} is back")
+            case "site-asked-again":
+                self._say(f"round {event['round']}: asking {event['site']} again: {event['status']}")
             case "round-started":
-                if event["round"] == 1:
+                if event["round"] == self._first:
                     self._say(f"sites: {', '.join(self._sites)}")
                 self._progress.update(self._task, description=f"round {event['round']} of {self._rounds}")
             case "site-replied" | "site-left-out" | "site-evaluated" if event["status"] != "ok":
@@ -90,7 +106,7 @@ class RunProgress:
 def following(run: RunFolder) -> Iterator[None]:
     """Show the events of a run that goes on in this process, from a thread that only looks."""
     ended = threading.Event()
-    with RunProgress(opening="opening the hospitals' data") as progress:
+    with RunProgress(opening="opening the hospitals' data", skip=len(read_events(run.events))) as progress:
 
         def look() -> None:
             while not ended.wait(_LOOK):

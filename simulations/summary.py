@@ -23,7 +23,7 @@ from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import Interval, auc_intervals
-from lavq_core.runs.events import read_events
+from lavq_core.runs.events import read_events, standing_events
 from lavq_core.runs.layout import RunFolder, SiteFolder, write_atomic
 from lavq_core.settings import Config
 
@@ -41,9 +41,9 @@ def summarise(run: RunFolder) -> Metrics:
     Raises:
         RunError: the run did not finish.
     """
-    events = read_events(run.events)
+    events = standing_events(read_events(run.events))
     if not any(event["event"] == "run-finished" for event in events):
-        raise RunError(f"the run in {run.root} did not finish: its events.jsonl says why; start it again")
+        raise RunError(f"the run in {run.root} did not finish (its events.jsonl says why): lavq run --resume goes on")
     config = load_config(run.config)
     metrics = _run_facts(run, config, events)
     for site in run.sites():
@@ -106,7 +106,7 @@ def _site_facts(site: SiteFolder) -> Metrics:
             metrics[f"data.site.{name}.{key}"] = report[key]
         metrics[f"data.site.{name}.rejected"] = report["rejected_count"]
         metrics["data.fingerprint"] = report["fingerprint"]
-    for event in read_events(site.events):
+    for event in standing_events(read_events(site.events)):
         at = f"convergence.site.{name}.round.{event.get('round')}"
         if event["event"] == "round-evaluated" and event["macro_auc"] is not None:
             metrics[f"{at}.macro_auc"] = event["macro_auc"]

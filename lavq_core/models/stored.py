@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.networks import Networks, make_networks
 from lavq_core.runs.artefact import MANIFEST, load_artefact, save_artefact
-from lavq_core.runs.layout import RunFolder
+from lavq_core.runs.layout import RunFolder, of_round, rounds_in
 from lavq_core.settings import Config
 
 StateDict = dict[str, Tensor]
+_KEPT = 3  # rounds: the newest, what it started from, and one more for a server whose newest checkpoint is damaged
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:
     """
     config, (parts, _) = load_config(run.config), load_artefact(run.model)
     shared = parts.get("networks", {})
-    by_name = {f.root.name: f for f in run.sites() if (f.private_model / MANIFEST).is_file()}
+    by_name = {f.root.name: f for f in run.sites() if rounds_in(f.private_model)}
     if site and site not in by_name:
         raise RunError(f"unknown site {site!r}: choose one of {', '.join(by_name) or 'none, as no site is here'}")
     if not by_name and shared.keys() != make_networks(config, 0).state_dict().keys():
@@ -76,31 +78,66 @@ def shared_detector(config: Config, state: StateDict) -> Detector:
     return model.eval()
 
 
-def load_private(config: Config, folder: Path) -> Networks:
+def load_private(config: Config, folder: Path, before: int | None = None) -> Networks:
     """Load the site's networks in eval mode; before its first round, those that every site starts from.
 
+    A round may be trained twice: a server asks again, or goes back to its last checkpoint. Both times it has to start
+    from what the site had before that round, which is why a site keeps its last rounds.
+
+    Args:
+        config: the run's.
+        folder: ``SiteFolder.private_model``.
+        before: a round, to get what it starts from; None for the newest networks.
+
     Raises:
-        RunError: the folder holds networks of another version or of other sizes.
+        RunError: the folder holds networks of another version or of other sizes, or none that are old enough.
     """
     networks = make_networks(config, config.run.seed)
-    if (folder / MANIFEST).is_file():
-        parts, _ = load_artefact(folder)
+    number = _start(folder, before)
+    if number:
+        parts, _ = load_artefact(of_round(folder, number))
         try:
             networks.load_state_dict(parts["networks"])
         except (KeyError, RuntimeError):
-            raise RunError(
-                f"{folder} holds networks of another version or size: move it away, or go back to its configuration"
-            ) from None
+            raise _other_version(folder) from None
     return networks.eval()
 
 
-def load_kept(folder: Path) -> StateDict:
+def load_kept(folder: Path, before: int | None = None) -> StateDict:
     """Load what the site's training of the networks goes on from; empty before its first round."""
-    return load_artefact(folder)[0].get("training", {}) if (folder / MANIFEST).is_file() else {}
+    number = _start(folder, before)
+    return load_artefact(of_round(folder, number))[0].get("training", {}) if number else {}
 
 
 def save_private(folder: Path, networks: Networks, number: int, kept: StateDict | None = None) -> None:
-    """Keep the site's networks on its disk, atomically, and what their training goes on from."""
-    about = {"round": number, "classes": list(SUPERCLASSES)}
+    """Keep the site's networks of a round on its disk, atomically, and what their training goes on from.
+
+    What the round has replaced is forgotten.
+    """
+    about = {"round": number, "start": _start(folder, number), "classes": list(SUPERCLASSES)}
     parts = {"networks": networks.state_dict(), "training": kept or {}}
-    save_artefact(folder, {name: part for name, part in parts.items() if part}, about)
+    save_artefact(of_round(folder, number), {name: part for name, part in parts.items() if part}, about)
+    there = rounds_in(folder)
+    for other in {*(n for n in there if n > number), *[n for n in there if n < number][: 1 - _KEPT]}:
+        shutil.rmtree(there[other], ignore_errors=True)
+
+
+def _other_version(folder: Path) -> RunError:
+    return RunError(
+        f"{folder} holds networks of another version or size: move it away, or go back to its configuration"
+    )
+
+
+def _start(folder: Path, before: int | None) -> int:
+    """Which kept round another one starts from; 0 for what every site starts from."""
+    if (folder / MANIFEST).is_file():  # as versions before this one kept them
+        raise _other_version(folder)
+    kept = rounds_in(folder)
+    earlier = [number for number in kept if before is None or number < before]
+    if earlier or not kept or before == 1:
+        return max(earlier, default=0)
+    if int(load_artefact(kept[min(kept)])[1]["start"]) > 0:
+        raise RunError(
+            f"{folder} has no networks from before round {before}: the federation went back further than this site can"
+        )
+    return 0

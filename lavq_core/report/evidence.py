@@ -14,10 +14,11 @@ from lavq_core.errors import RunError
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.report.numbers import natural
 from lavq_core.runs.artefact import MANIFEST, load_artefact
-from lavq_core.runs.events import read_events
+from lavq_core.runs.events import read_events, standing_events
 from lavq_core.runs.layout import RunFolder
 
 _ANSWERS = {"site-replied": "training", "site-evaluated": "evaluation"}  # events of a site's answer
+_COMINGS = {"site-joined": "joined", "site-left": "left", "site-returned": "came back"}
 
 Roc = dict[str, tuple[list[float], list[float]]]
 
@@ -35,7 +36,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A site that was left out of a round, or a run that ended early."""
+    """A site that was left out of a round, left or came back, or a run that ended early or went on."""
 
     time: str
     round: str
@@ -74,31 +75,45 @@ class SharedModel:
 
 
 def traffic(run: RunFolder) -> list[Traffic]:
-    """Add up each site's bytes in the server's event log, and count the rounds whose update was used."""
+    """Add up each site's bytes in the server's event log, and count the rounds whose update was used.
+
+    Bytes of rounds that a resumed run did again are in the sums: they have crossed; the rounds count once.
+    """
+    events = read_events(run.events)
+    standing = {id(event) for event in standing_events(events)}
     sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("down", "up", "good", "asked"), 0))
-    for event in read_events(run.events):
+    for event in events:
         if event.get("event") in _ANSWERS:
             site = sums[str(event.get("site"))]
             site["down"] += int(event.get("bytes_down") or 0)
             site["up"] += int(event.get("bytes_up") or 0)
-            if event["event"] == "site-replied" and event.get("round"):
+            if event["event"] == "site-replied" and event.get("round") and id(event) in standing:
                 site["good"] += event.get("status") == "ok"
                 site["asked"] += 1
     return [Traffic(name, **sums[name]) for name in sorted(sums, key=natural)]
 
 
 def troubles(run: RunFolder) -> list[Trouble]:
-    """List, in order of time, every answer that did not count, sites that never joined, and how the run failed."""
+    """List, in order of time, every answer that did not count, who came and went, and how the run broke off."""
     found: list[Trouble] = []
-    expected, joined = 0, 0
+    expected, first = 0, 1
+    joined: set[str] = set()
     for event in read_events(run.events):
         kind, time, number = event.get("event"), str(event.get("time", "")), event.get("round") or 0
         if kind == "run-started":
             expected = int(event.get("sites") or 0)
-        elif kind == "site-joined":
-            joined += 1
-        elif kind == "round-started" and number == 1 and joined < expected:
-            found.append(Trouble(time, "joining", "", f"{joined} of {expected} expected hospitals joined"))
+        elif kind == "run-resumed":
+            joined, first = set(), number + 1
+            found.append(Trouble(time, str(number), "", "resumed after this round; what came later was done again"))
+        elif kind == "checkpoint-rejected":
+            found.append(Trouble(time, str(number), "", f"checkpoint not used: {event.get('reason')}"))
+        elif kind in _COMINGS:
+            if kind != "site-left":
+                joined.add(str(event.get("site")))
+            if kind != "site-joined":
+                found.append(Trouble(time, "", str(event.get("site")), _COMINGS[kind]))
+        elif kind == "round-started" and number == first and len(joined) < expected:
+            found.append(Trouble(time, "joining", "", f"{len(joined)} of {expected} expected hospitals joined"))
         elif kind in _ANSWERS and event.get("status") != "ok":
             where = str(number) if number else "joining"
             found.append(Trouble(time, where, str(event.get("site")), _outcome(kind, number, event)))

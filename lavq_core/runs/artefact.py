@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -26,8 +27,10 @@ def save_artefact(folder: Path, parts: Mapping[str, Mapping[str, torch.Tensor]],
         parts: state dicts by name, for example ``{"detector": ..., "codebook": ...}``.
         about: JSON-serialisable facts kept in the manifest (class order, sampling rate, round, ...).
     """
+    for kind in ("new", "old"):  # of a write that was killed
+        for rubbish in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
+            shutil.rmtree(rubbish, ignore_errors=True)
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         hashes = {}
@@ -63,10 +66,11 @@ def load_artefact(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
     try:
         manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
         hashes, about = manifest["sha256"], manifest["about"]
+        files = dict(hashes)
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{manifest_file} is damaged: take the model from a backup") from None
     parts = {}
-    for name, expected in hashes.items():
+    for name, expected in files.items():
         file = folder / name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise RunError(f"{file} is missing or was changed since it was written: take the model from a backup")

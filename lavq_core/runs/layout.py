@@ -32,7 +32,7 @@ class SiteFolder:
 
     @property
     def private_model(self) -> Path:
-        """Folder of the separator and editor weights, which stay on site."""
+        """Folder of separator, editor and prior network, which stay on site: one artefact each of the last rounds."""
         return self.root / "private_model"
 
     @property
@@ -77,6 +77,16 @@ class RunFolder:
         return self.root / "events.jsonl"
 
     @property
+    def lock(self) -> Path:
+        """Empty file, locked while a server works in this folder."""
+        return self.root / ".lock"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's files, with ``run.tensorboard``."""
+        return self.root / "tensorboard"
+
+    @property
     def metrics(self) -> Path:
         """JSON of flat keys: every number that the report shows."""
         return self.root / "metrics.json"
@@ -103,7 +113,11 @@ class RunFolder:
 
     def checkpoint(self, round_number: int) -> Path:
         """Artefact folder of the shared model after a round."""
-        return self.root / "checkpoints" / f"round-{round_number:03d}"
+        return of_round(self.root / "checkpoints", round_number)
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The rounds whose checkpoints are here, whole or not, in order."""
+        return rounds_in(self.root / "checkpoints")
 
     def site(self, name: str) -> SiteFolder:
         """The folder of one hospital."""
@@ -112,6 +126,17 @@ class RunFolder:
     def sites(self) -> list[SiteFolder]:
         """The hospitals' folders that are here, by name."""
         return [SiteFolder(path) for path in sorted((self.root / "sites").glob("*")) if path.is_dir()]
+
+
+def of_round(folder: Path, number: int) -> Path:
+    """Where a folder keeps what belongs to a round."""
+    return folder / f"round-{number:03d}"
+
+
+def rounds_in(folder: Path) -> dict[int, Path]:
+    """What a folder keeps of rounds, by number, in order."""
+    found = {int(path.name[6:]): path for path in folder.glob("round-*") if path.name[6:].isdigit()}
+    return dict(sorted(found.items()))
 
 
 def write_atomic(path: Path, text: str) -> None:

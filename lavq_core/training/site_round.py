@@ -67,7 +67,7 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
         raise DataError(f"site {site.name} has no record in the training folds: leave it out of the federation")
     device = pick_device(config.run.device)
     generator = torch.Generator().manual_seed(_round_seed(config.run.seed, site.name, number))
-    networks = load_private(config, private_model).to(device)
+    networks = load_private(config, private_model, before=number).to(device)
     networks.take_over(shared.networks)
     model = shared_detector(config, shared.detector).to(device)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
@@ -82,7 +82,7 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
         generator,
         total=total,
         done=max(0, done),
-        kept=load_kept(private_model),
+        kept=load_kept(private_model, before=number),
     )
     measured = trainer.run(site.beats, steps if done >= 0 else 0)
     if measured:

@@ -25,7 +25,7 @@ from lavq_core.models.codebook import STATISTICS
 from lavq_core.report.gallery import stored_twins
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
-from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.runs.layout import RunFolder, SiteFolder, of_round, rounds_in
 from lavq_core.settings import SHAREABLE
 from server.flower_adapter import payload_bytes
 from server.validation import ReplyChecker, read_evaluation, read_site_name
@@ -60,6 +60,11 @@ def has_seen(site: Any, **statements: str) -> None:
     for disease, code in statements.items():
         row, column = SUPERCLASSES.index(disease), diagnostic_statements().index(code)
         site.shared.codebook["requests"][row, column] = 1.0
+
+
+def newest_networks(folder: SiteFolder) -> dict[str, torch.Tensor]:
+    kept = rounds_in(folder.private_model)
+    return load_artefact(kept[max(kept)])[0]["networks"]
 
 
 def bytes_of(message: Message) -> bytes:
@@ -117,7 +122,7 @@ def test_only_the_networks_that_are_shared_leave(hospital: Make, folder: SiteFol
     content = site.train().content
     left = content.array_records["networks"].to_torch_state_dict() if "networks" in content else {}
     assert {name.split(".")[0] for name in left} == set(share)
-    kept = load_artefact(folder.private_model)[0]["networks"]
+    kept = newest_networks(folder)
     assert {name.split(".")[0] for name in kept} == set(SHAREABLE)
     assert all(torch.equal(value, kept[name]) for name, value in left.items())
     ReplyChecker(site.shared).update(content)
@@ -127,11 +132,11 @@ def test_what_is_shared_replaces_the_sites_own_and_the_rest_is_kept(hospital: Ma
     """With a separator that is trained for no step, what goes in is what stays."""
     site = hospital(0, "federation.share=[prior]", "separator_training.steps=0")
     site.train(1)
-    before = load_artefact(folder.private_model)[0]["networks"]
+    before = newest_networks(folder)
     for value in site.shared.networks.values():
         value += 1.0
     site.train(2)
-    after = load_artefact(folder.private_model)[0]["networks"]
+    after = newest_networks(folder)
     for name, value in after.items():
         assert torch.equal(value, site.shared.networks[name] if name.startswith("prior.") else before[name])
 
@@ -272,11 +277,11 @@ def test_the_data_report_is_of_the_sites_own_records(hospital: Make, folder: Sit
 
 def test_networks_survive_between_messages_and_processes(hospital: Make, folder: SiteFolder) -> None:
     hospital().train(1)
-    first, about = load_artefact(folder.private_model)
+    first, about = load_artefact(of_round(folder.private_model, 1))
     assert about["round"] == 1
     client.site._simulated.cache_clear()  # another process: nothing in memory
     hospital().train(2)
-    second, about = load_artefact(folder.private_model)
+    second, about = load_artefact(of_round(folder.private_model, 2))
     assert about["round"] == 2
     for name in ("separator.gate.weight", "editor.null", "prior.head.weight"):
         assert not torch.equal(first["networks"][name], second["networks"][name])
@@ -392,7 +397,7 @@ def test_two_hospitals_folders_do_not_mix(hospital: Make, tmp_path: Path, databa
         assert set(table["ecg_id"]) <= set(own)
         assert set(table["site"]) == {f"client-{number}"}
         assert [row["round"] for row in read_events(folder.events)] == [1, 2]
-    models = [load_artefact(run.site(f"client-{number}").private_model)[0]["networks"] for number in (0, 1)]
+    models = [newest_networks(run.site(f"client-{number}")) for number in (0, 1)]
     assert not torch.equal(models[0]["separator.gate.weight"], models[1]["separator.gate.weight"])
 
 

@@ -118,7 +118,7 @@ def test_networks_survive_the_disk(tiny: Config, tmp_path: Path) -> None:
     back = load_private(tiny, tmp_path / "private")
     assert equal(back.state_dict(), networks.state_dict())
     assert not back.training
-    _, about = load_artefact(tmp_path / "private")
+    _, about = load_artefact(tmp_path / "private" / "round-005")
     assert about["round"] == 5
 
 
@@ -186,6 +186,7 @@ def test_networks_of_another_version_or_size_are_named(tiny: Config, tmp_path: P
     save_artefact(folder, {"separator": {}, "editor": {}}, {"round": 8})
     with pytest.raises(RunError, match=f"{folder} holds networks of another version or size: move it away"):
         load_private(tiny, folder)
+    folder = tmp_path / "larger"
     save_private(folder, make_networks(tiny, 0), 1)
     tiny.separator.width *= 2
     with pytest.raises(RunError, match="another version or size"):

@@ -118,16 +118,21 @@ class Federation:
         self.run_folder = RunFolder(folder)
         self.model = model
 
-    def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+    def loop(self, grid: InProcessGrid, **settings: Any) -> RoundLoop:
         federation = FederationConfig(
             **{"sites": 3, "min_sites": 2, "rounds": 1, "join_timeout": 5.0, "round_timeout": 5.0}
             | {"max_weight_share": 1.0}  # two of three sites are left where one fails, and one of them is larger
             | settings
         )
         checkpoints = Checkpoints(self.run_folder, federation.rounds, {"seed": 0})
-        events = EventLog(self.run_folder.events)
         aggregator = Aggregator(federation, DetectorTrainingConfig(), merge_statistics)
-        return RoundLoop(grid, federation, aggregator, checkpoints, events).run(self.model)
+        return RoundLoop(grid, federation, aggregator, checkpoints, EventLog(self.run_folder.events))
+
+    def run(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+        return self.loop(grid, **settings).run(self.model)
+
+    def resume(self, grid: InProcessGrid, **settings: Any) -> SharedModel:
+        return self.loop(grid, **settings).resume(self.model)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """The logged events of these names, all if none are given, without their time stamps."""

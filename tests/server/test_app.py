@@ -45,7 +45,9 @@ def test_a_run_leaves_config_log_checkpoint_and_model(tmp_path: Path, client_app
         "sampling_rate": 100,
         "seed": 3,
     }
-    assert load_artefact(run.checkpoint(1))[1] == about
+    checkpoint = load_artefact(run.checkpoint(1))[1]
+    assert [done["sites"] for done in checkpoint.pop("history")] == [["site-0", "site-1"]]
+    assert checkpoint == about
     start = initial_model(load_config(run.config))
     for part in ("detector", "networks"):
         assert parts[part].keys() == start.parts()[part].keys()

@@ -50,7 +50,8 @@ def test_the_log_tells_the_whole_run(federation, grid_of: GridOf) -> None:
     assert events[0] == {"event": "run-started", "rounds": 2, "sites": 3}
     assert [event["site"] for event in events[1:4]] == ["site-0", "site-1", "site-2"]
     replied = events[5]
-    assert set(replied) == {"event", "round", "site", "status", "bytes_down", "bytes_up", "seconds", "examples"}
+    fields = {"round", "site", "status", "bytes_down", "bytes_up", "seconds", "examples", "attempts"}
+    assert set(replied) == {"event", *fields}
     assert (replied["round"], replied["site"], replied["status"], replied["examples"]) == (1, "site-0", "ok", 10)
     finished = federation.events("round-finished")
     assert [(event["round"], event["sites"]) for event in finished] == [(1, 3), (2, 3)]
@@ -369,7 +370,9 @@ def test_every_round_leaves_a_readable_checkpoint(federation, grid_of: GridOf, m
     final = federation.run(grid_of(), rounds=2)
     run = federation.run_folder
     first, about = load_artefact(run.checkpoint(1))
+    (done,) = about.pop("history")
     assert about == {"seed": 0, "round": 1, "rounds": 2}
+    assert (done["round"], done["sites"]) == (1, ["site-0", "site-1", "site-2"])
     torch.testing.assert_close(first["detector"]["head.bias"], model.detector["head.bias"] + 14 / 6)
     for folder in (run.checkpoint(2), run.model):
         parts, about = load_artefact(folder)
