@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SCHEDULES = ("cosine", "linear", "constant")  # of the detector's learning rate after its warm-up
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 
 
@@ -123,11 +124,16 @@ class DetectorTrainingConfig:
     epochs: int = 4  # per round, over the site's training records (and its twins)
     batch: int = 32
     crop: float = 0.0  # s, train on random stretches of this length; 0: on whole records
-    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    lr: float = 2e-3  # peak of one schedule over all rounds
+    schedule: str = "cosine"  # from the peak to the end: cosine, linear or constant
+    warmup: float = 0.1  # share of the whole training over which the rate rises to its peak
     weight_decay: float = 0.02
+    positive_weights: list[float] = field(default_factory=lambda: [1.0] * 5)  # of a positive label, NORM to HYP
+    averaging: float = 0.0  # memory of a running mean of the weights, a share of the local call's steps; 0: off
     noise: float = 0.03  # mV, white noise added
     amplitude: float = 0.2  # relative spread of a record's gain
     shift: float = 0.5  # s, largest circular time shift
+    warp: float = 0.0  # s, largest displacement of a slow time warp
     wander: float = 0.1  # mV, baseline wander added
     lead_dropout: float = 0.1  # chance that a lead is blanked
 

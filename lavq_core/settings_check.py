@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
-from lavq_core.settings import SHAREABLE, Config
+from lavq_core.settings import SCHEDULES, SHAREABLE, Config
 from lavq_core.signals.beats import frame_length
 
 _AT_LEAST_ONE = (
@@ -57,6 +57,21 @@ def check(config: Config) -> None:
             config.separator.stride % 4 != 0 or frame_length(config.data.sampling_rate) % config.separator.stride != 0,
             "separator.stride must be a multiple of 4 and divide the samples of a beat (.96 s)",
         ),
+        (
+            config.detector_training.schedule not in SCHEDULES,
+            f"detector_training.schedule must be one of {', '.join(SCHEDULES)}",
+        ),
+        (
+            not 0.0 <= config.detector_training.warmup < 1.0,
+            "detector_training.warmup must lie between 0 and below 1",
+        ),
+        (not 0.0 <= config.detector_training.averaging <= 1.0, "detector_training.averaging must lie between 0 and 1"),
+        (
+            len(config.detector_training.positive_weights) != len(SUPERCLASSES)
+            or min(config.detector_training.positive_weights) <= 0.0,
+            f"detector_training.positive_weights takes a number above 0 for each of {', '.join(SUPERCLASSES)}",
+        ),
+        (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),
         (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
         (
             config.separator.width % config.separator.heads != 0,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
-
-_WARMUP = 0.1  # share of the whole training over which the learning rate rises
 
 
 @dataclass
@@ -41,17 +40,29 @@ class Stretch:
     end: float = 1.0
 
 
-def learning_rate(peak: float, progress: float) -> float:
-    """Linear warm-up, then a cosine to zero; ``progress`` in 0..1 of the whole training."""
-    if progress < _WARMUP:
-        return peak * (progress + 1e-3) / (_WARMUP + 1e-3)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (progress - _WARMUP) / (1.0 - _WARMUP)))
+def learning_rate(config: DetectorTrainingConfig, progress: float) -> float:
+    """Linear warm-up, then a cosine or a line to zero, or the peak; ``progress`` in 0..1 of the whole training."""
+    if progress < config.warmup:
+        return config.lr * (progress + 1e-3) / (config.warmup + 1e-3)
+    since = (progress - config.warmup) / (1.0 - config.warmup)
+    falling = {"cosine": 0.5 * (1.0 + math.cos(math.pi * since)), "linear": 1.0 - since, "constant": 1.0}
+    return config.lr * falling[config.schedule]
 
 
-def detector_loss(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``."""
-    per_record = F.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(dim=1)  # (B,)
-    return (per_record * weight).sum() / weight.sum()
+def detector_loss(logits: Tensor, y: Tensor, weight: Tensor, positive: Tensor | None = None) -> Tensor:
+    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or 1 each."""
+    per_class = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=positive)  # (B, 5)
+    return (per_class.mean(dim=1) * weight).sum() / weight.sum()
+
+
+def weight_average(model: nn.Module, memory: float, steps: int) -> AveragedModel:
+    """An exponential running mean of a model's weights (Polyak and Juditsky 1992; decay as in Tarvainen 2017).
+
+    Its memory is a share of this call's steps and not a fixed number of them: a hospital with few records then averages
+    the same part of its training as one with many, and none keeps the weights that it started from.
+    """
+    decay = 1.0 - 1.0 / max(1.0, memory * steps)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def train_detector(
@@ -68,7 +79,7 @@ def train_detector(
     Args:
         model: on its device.
         data: any number of records; the last, smaller batch of an epoch counts too.
-        config: batch, rates and augmentation.
+        config: batch, rates, weights and augmentation; with ``averaging`` the model ends as the mean of its weights.
         sampling_rate: Hz.
         epochs: passes over ``data``.
         generator: a CPU generator; the same state gives the same training.
@@ -78,8 +89,10 @@ def train_detector(
     seed = int(torch.randint(2**62, (), generator=generator))
     on_device = torch.Generator(device).manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    positive = torch.tensor(config.positive_weights, device=device)
     per_epoch = math.ceil(len(data) / config.batch)
     step, total, mean_loss = 0, max(1, epochs * per_epoch), math.nan
+    average = weight_average(model, config.averaging, total) if config.averaging > 0.0 else None
     model.train()
     # Dropout draws from the global generator: it is seeded here, and restored for whoever else uses it.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -89,19 +102,23 @@ def train_detector(
             for rows in torch.randperm(len(data), generator=generator).split(config.batch):
                 progress = stretch.start + (stretch.end - stretch.start) * step / total
                 for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(config.lr, progress)
+                    group["lr"] = learning_rate(config, progress)
                 x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
                 x = augment(x, config, sampling_rate, on_device)
                 with mixed_precision(device):
                     logits = model(x)
-                loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
+                loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device), positive)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimiser.step()
+                if average is not None:
+                    average.update_parameters(model)
                 losses.append(loss.detach())
                 step += 1
             mean_loss = float(torch.stack(losses).mean())
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     model.eval()
     return mean_loss
 

@@ -183,6 +183,12 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
         "detector.kernel=4",
         "detector_training.batch=0",
         "separator_training.batch=0",
+        "detector_training.schedule=staircase",
+        "detector_training.warmup=1.0",
+        "detector_training.averaging=1.5",
+        "detector_training.positive_weights=[1,1,1]",
+        "detector_training.positive_weights=[1,1,1,1,0]",
+        "detector_training.warp=0.5",
     ],
 )
 def test_impossible_values_are_refused_with_their_key(written: str) -> None:
