@@ -139,6 +139,13 @@ class DetectorTrainingConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """Temperatures and thresholds that come with a detector, chosen on the validation fold."""
+
+    sensitivity: float = 0.9  # which a class's threshold must reach
+
+
+@dataclass
 class TwinConfig:
     """Twins of a site's healthy patients that its detector trains on."""
 
@@ -190,6 +197,7 @@ class Config:
     separator_training: SeparatorTrainingConfig = field(default_factory=SeparatorTrainingConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     detector_training: DetectorTrainingConfig = field(default_factory=DetectorTrainingConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     twins: TwinConfig = field(default_factory=TwinConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)

@@ -72,6 +72,7 @@ def check(config: Config) -> None:
             f"detector_training.positive_weights takes a number above 0 for each of {', '.join(SUPERCLASSES)}",
         ),
         (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),
+        (not 0.0 < config.calibration.sensitivity <= 1.0, "calibration.sensitivity must lie above 0, up to 1"),
         (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
         (
             config.separator.width % config.separator.heads != 0,

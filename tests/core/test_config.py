@@ -189,6 +189,7 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
         "detector_training.positive_weights=[1,1,1]",
         "detector_training.positive_weights=[1,1,1,1,0]",
         "detector_training.warp=0.5",
+        "calibration.sensitivity=0.0",
     ],
 )
 def test_impossible_values_are_refused_with_their_key(written: str) -> None:
