@@ -76,9 +76,10 @@ class SeparatorLossConfig:
     reconstruction: float = 3.0  # recomposed abnormal beat against the real one
     judge_healed: float = 1.0  # frozen detector reads NORM in the healed beat
     judge_twin: float = 2.0  # frozen detector scores the twin like the record its codes came from
+    statements: float = 1.0  # the site's own classifier of beats scores the statements of the twin like the record's
     cycle: float = 1.0  # healed twin against the healthy beat it came from
     identity: float = 0.02  # the twin is nearer to its own patient than to others of the batch (couples the batch)
-    adversarial: float = 0.4  # class-conditional discriminator on twins and healed beats
+    adversarial: float = 0.2  # class-conditional discriminator on twins and healed beats
     closure: float = 0.5  # the codes alone tell the superclasses
     usage: float = 0.3  # all codes are used alike (couples the batch)
     commitment: float = 0.25  # latents stay near their codes
@@ -86,7 +87,7 @@ class SeparatorLossConfig:
     code_cycle: float = 0.25  # ... and the codes
     sparsity: float = 0.3  # mean gate of abnormal records
     norm_gate: float = 1.0  # mean gate of NORM records, which should be nothing
-    wrong_report: float = 0.3  # a report of other diseases does not open what the record's own opens
+    wrong_report: float = 0.6  # a report of other diseases does not open what the record's own opens
     gate_bounds: float = 6.0  # keeps the abnormal gate from dying early and from opening everywhere
     gate_floor: float = 0.2  # ... below this mean
     gate_ceiling: float = 0.31  # ... and above this one
@@ -97,13 +98,13 @@ class SeparatorLossConfig:
 class SeparatorTrainingConfig:
     """Local training of separator, editor and prior network."""
 
-    from_round: int = 1  # its judge, the broadcast detector, should have learned something by then
+    after: float = 0.25  # share of the rounds before it starts: its judge, the broadcast detector, learns first
     steps: int = 120  # per round
     batch: int = 48  # abnormal records and as many NORM ones
     lr: float = 2e-3  # peak of one cosine schedule over its rounds
     weight_decay: float = 1e-4
     prior_weight_decay: float = 1e-2
-    discriminator_lr: float = 1e-3
+    opponents_lr: float = 1e-3  # of discriminator and beat classifier
     loss: SeparatorLossConfig = field(default_factory=SeparatorLossConfig)
 
 
@@ -149,7 +150,7 @@ class CalibrationConfig:
 class TwinConfig:
     """Twins of a site's healthy patients that its detector trains on."""
 
-    from_round: int = 3  # the separator needs a few rounds first
+    after: float = 0.5  # share of the rounds before the first ones: the separator learns first
     per_record: int = 1  # twins a NORM-only training record and round
     weight: float = 0.5  # of a twin in the detector's loss, beside a real record's 1
     strength: float = 1.0  # dose of the disease, 0 to 1

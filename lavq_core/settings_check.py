@@ -35,8 +35,8 @@ def check(config: Config) -> None:
         ),
         (not 0.0 < config.separator.gate_threshold < 1.0, "separator.gate_threshold must lie between 0 and 1"),
         (
-            not 1 <= config.separator_training.from_round <= config.twins.from_round,
-            "separator_training.from_round must lie between 1 and twins.from_round",
+            not 0.0 <= config.separator_training.after <= config.twins.after < 1.0,
+            "0 <= separator_training.after <= twins.after < 1 must hold: they are shares of the rounds",
         ),
         (not 0.0 <= config.twins.strength <= 1.0, "twins.strength must lie between 0 and 1"),
         (config.codebook.size < 2, "codebook.size must be at least 2"),

@@ -110,7 +110,13 @@ def load_private(config: Config, folder: Path) -> Networks:
     return networks.eval()
 
 
-def save_private(folder: Path, networks: Networks, number: int) -> None:
-    """Keep the site's networks on its disk, atomically."""
+def load_kept(folder: Path) -> StateDict:
+    """Load what the site's training of the networks goes on from; empty before its first round."""
+    return load_artefact(folder)[0].get("training", {}) if (folder / MANIFEST).is_file() else {}
+
+
+def save_private(folder: Path, networks: Networks, number: int, kept: StateDict | None = None) -> None:
+    """Keep the site's networks on its disk, atomically, and what their training goes on from."""
     about = {"round": number, "classes": list(SUPERCLASSES)}
-    save_artefact(folder, {"networks": networks.state_dict()}, about)
+    parts = {"networks": networks.state_dict(), "training": kept or {}}
+    save_artefact(folder, {name: part for name, part in parts.items() if part}, about)

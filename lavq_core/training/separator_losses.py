@@ -1,7 +1,8 @@
 """Losses that reward the separator's and editor's job (DESIGN section 4).
 
-Each names what it buys. Those that couple the records of a batch (``identity``, ``usage``) or need an opponent
-(``adversarial``) are switched off by their weight where training is private per patient.
+Each names what it buys. Those that couple the records of a batch (``identity``, ``usage``, ``wrong_report``) or need an
+opponent that learns from the same patients (``adversarial``, ``statements``) are switched off by their weight where
+training is private per patient.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lavq_core.models.separator import Separation
 from lavq_core.models.strip import strip
 from lavq_core.settings import Config, SeparatorLossConfig
 from lavq_core.training.guided import NORM, GuidedBeats
+from lavq_core.training.opponents import Opponents
 
 _SLOPE_SHARE = 0.5  # how much an error of the slope counts beside one of the voltage: QRS complexes are all slope
 _SMALLEST = 0.05  # mV^2 summed over leads and samples; no beat of less energy is scaled up
@@ -51,7 +53,7 @@ def losses_of(
     networks: Networks,
     codes: Tensor,
     judge: nn.Module | None,
-    discriminator: nn.Module | None,
+    opponents: Opponents,
     config: Config,
 ) -> dict[str, Tensor]:
     """Weigh every loss of separator and editor: name to a scalar. ``codes (K, D)`` are the current ones."""
@@ -60,11 +62,18 @@ def losses_of(
     losses |= _gate_losses(seen, weight) | _report_losses(seen, networks, weight)
     if judge is not None:
         losses |= _judge_losses(seen, judge, weight)
-    if discriminator is not None:
-        sick, healthy = seen.sick, seen.healthy
-        made = discriminator(seen.twin, sick.asked, sick.asked_mask, sick.y).mean()
-        made = made + discriminator(seen.healed, healthy.asked, healthy.asked_mask, healthy.y).mean()
+    sick, healthy = seen.sick, seen.healthy
+    if opponents.discriminator is not None:
+        made = opponents.discriminator(seen.twin, sick.asked, sick.asked_mask, sick.y).mean()
+        made = made + opponents.discriminator(seen.healed, healthy.asked, healthy.asked_mask, healthy.y).mean()
         losses["adversarial"] = -weight.adversarial * made
+    if opponents.classifier is not None:
+        with torch.no_grad():
+            real = opponents.classifier(sick.x).float()
+        distance = F.smooth_l1_loss(opponents.classifier(seen.twin).float(), real, reduction="none")  # (B, S)
+        # Most of the 44 are absent everywhere: a record's own would drown among them.
+        own = (distance * sick.statements).sum() / sick.statements.sum().clamp_min(1.0)
+        losses["statements"] = weight.statements * 0.5 * (own + distance.mean())
     return losses
 
 

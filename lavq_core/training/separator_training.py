@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavq_core.data.labels import statement_classes
+from lavq_core.errors import RunError
 from lavq_core.models.codebook import (
     CodebookState,
     code_statistics,
@@ -22,12 +23,12 @@ from lavq_core.models.codebook import (
     quantise,
     revive_dead_codes,
 )
-from lavq_core.models.discriminator import Discriminator, discriminator_loss
 from lavq_core.models.networks import Networks
 from lavq_core.models.prior import count_codes
 from lavq_core.settings import Config
 from lavq_core.training.device import mixed_precision
 from lavq_core.training.guided import GuidedBeats, class_weights
+from lavq_core.training.opponents import Opponents, moments_of, restore_moments
 from lavq_core.training.separator_losses import Pass, losses_of
 
 _REVIVE_EVERY = 10  # steps
@@ -49,6 +50,7 @@ class SeparatorTrainer:
         generator: CPU generator; the same state gives the same training.
         total: steps of the whole training, over all rounds, for the learning rate.
         done: steps that were taken in earlier rounds.
+        kept: what ``keep`` gave after the site's last round; opponents and optimisers go on from there.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SeparatorTrainer:
         generator: torch.Generator,
         total: int,
         done: int = 0,
+        kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.networks, self.judge, self.config = networks, judge, config
         self.device = next(networks.parameters()).device
@@ -76,13 +79,12 @@ class SeparatorTrainer:
             {"params": self._prior_weights, "weight_decay": training.prior_weight_decay},
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=rate, fused=True)
-        self.discriminator, self._opponent = None, None
-        if training.loss.adversarial > 0:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-                made = Discriminator(config.text.width, config.separator.stride)
-            self.discriminator = made.to(self.device)
-            self._opponent = torch.optim.Adam(made.parameters(), lr=training.discriminator_lr, betas=(0.5, 0.99))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            self.opponents = Opponents(config).to(self.device)
+        self._opponent = self.opponents.optimiser(training.opponents_lr)
+        if kept:
+            self._go_on(kept)
 
     def run(self, data: GuidedBeats, steps: int) -> dict[str, float]:
         """Take some steps on batches drawn with replacement; the mean of what the last quarter of the steps measured.
@@ -115,7 +117,7 @@ class SeparatorTrainer:
         self._set_rate()
         with mixed_precision(self.device):
             seen = self._forward(sick, healthy)
-            losses = losses_of(seen, self.networks, self.codes, self.judge, self.discriminator, self.config)
+            losses = losses_of(seen, self.networks, self.codes, self.judge, self.opponents, self.config)
             symbols = torch.where(seen.opened > 0, seen.indices, torch.full_like(seen.indices, len(self.codes)))
             said = self._some_of(sick.asked_mask)
             losses["prior"] = self.networks.prior.loss(sick.covariates, sick.asked, said, symbols, self._on_device)
@@ -125,8 +127,7 @@ class SeparatorTrainer:
         for weights in (self._edit_weights, self._prior_weights):
             nn.utils.clip_grad_norm_(weights, 1.0)
         self._optimiser.step()
-        if self.discriminator is not None:
-            losses["discriminator"] = self._train_discriminator(seen)
+        losses |= self._train_opponents(seen)
         self._move_codes(seen)
         self._done += 1
         return {
@@ -163,20 +164,38 @@ class SeparatorTrainer:
         for group in self._optimiser.param_groups:
             group["lr"] = self.config.separator_training.lr * cosine * min(1.0, (self._done + 1) / _WARMUP)
 
-    def _train_discriminator(self, seen: Pass) -> Tensor:
-        assert self.discriminator is not None
-        assert self._opponent is not None
-        sick, healthy, score = seen.sick, seen.healthy, self.discriminator
-        with mixed_precision(self.device):
-            as_sick = [score(x, sick.asked, sick.asked_mask, sick.y) for x in (sick.x, seen.twin.detach())]
-            as_healthy = [
-                score(x, healthy.asked, healthy.asked_mask, healthy.y) for x in (healthy.x, seen.healed.detach())
-            ]
-            loss = discriminator_loss(*as_sick) + discriminator_loss(*as_healthy)
+    def _train_opponents(self, seen: Pass) -> dict[str, Tensor]:
+        if self._opponent is None:
+            return {}
+        losses = self.opponents.losses(seen.sick, seen.healthy, seen.twin, seen.healed)
         self._opponent.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack(list(losses.values())).sum().backward()
         self._opponent.step()
-        return loss
+        return losses
+
+    def keep(self) -> dict[str, Tensor]:
+        """Return what the site's next round goes on from, on the CPU: the opponents, and both optimisers' moments."""
+        kept = {f"opponents.{name}": value.detach().cpu() for name, value in self.opponents.state_dict().items()}
+        for name, optimiser in self._optimisers():
+            kept |= {f"{name}.{key}": value for key, value in moments_of(optimiser).items()}
+        return kept
+
+    def _go_on(self, kept: dict[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): v for key, v in kept.items() if key.startswith(prefix)}
+
+        try:
+            self.opponents.load_state_dict(part("opponents."))
+        except RuntimeError:
+            raise RunError(
+                "this site's opponents had other settings: move its private_model away, or go back to them"
+            ) from None
+        for name, optimiser in self._optimisers():
+            restore_moments(optimiser, part(f"{name}."))
+
+    def _optimisers(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        found = [("optimiser", self._optimiser), ("opponent", self._opponent)]
+        return [(name, optimiser) for name, optimiser in found if optimiser is not None]
 
     @torch.no_grad()
     def _move_codes(self, seen: Pass) -> None:

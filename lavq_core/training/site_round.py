@@ -1,7 +1,7 @@
 """What one hospital does in one round; no Flower here.
 
-1. From ``separator_training.from_round`` on, train separator, editor and prior network around the broadcast codebook,
-   the broadcast detector as frozen judge.
+1. Once the detector has had some rounds (``separator_training.after``), train separator, editor and prior network
+   around the broadcast codebook, the broadcast detector as frozen judge.
 2. Sum the codes of the site's abnormal records.
 3. Make twins of the site's healthy training patients.
 4. Train the detector on real records and twins.
@@ -23,7 +23,7 @@ from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.models.prior import available_diseases, draw_statements
-from lavq_core.models.stored import StateDict, load_private, save_private, shared_detector
+from lavq_core.models.stored import StateDict, load_kept, load_private, save_private, shared_detector
 from lavq_core.models.twins import request_twins
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs, Stretch, train_detector
@@ -68,21 +68,30 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
     model = shared_detector(config, shared.detector).to(device)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
 
-    steps, before = config.separator_training.steps, config.separator_training.from_round - 1
+    steps, before = config.separator_training.steps, rounds_before(config.separator_training.after, rounds)
     total, done = (rounds - before) * steps, (number - 1 - before) * steps
-    trainer = SeparatorTrainer(networks, shared.codebook, judge, config, generator, total=total, done=max(0, done))
+    trainer = SeparatorTrainer(
+        networks,
+        shared.codebook,
+        judge,
+        config,
+        generator,
+        total=total,
+        done=max(0, done),
+        kept=load_kept(private_model),
+    )
     measured = trainer.run(site.beats, steps if done >= 0 else 0)
     if measured:
         statistics = trainer.statistics(site.beats)
         measured["perplexity"] = perplexity(statistics["counts"])
     else:  # too early, or no abnormal or no NORM record: nothing was trained, so there is nothing to say
         statistics = no_statistics(config.codebook, beat_tokens(config))
-    save_private(private_model, networks, number)
+    save_private(private_model, networks, number, trainer.keep())
 
     known = {"requests": statistics["requests"] + shared.codebook["requests"]}
     can_edit = bool(measured) or "editor" in config.federation.share  # else nobody trained this editor
     twins = None
-    if can_edit and steps > 0 and number >= config.twins.from_round:
+    if can_edit and steps > 0 and number > rounds_before(config.twins.after, rounds):
         twins = training_twins(site, networks, trainer.codes.cpu(), known["requests"], generator)
     measured["twins"] = float(len(twins)) if twins is not None else 0.0
     training, real = config.detector_training, site.ecgs
@@ -117,6 +126,11 @@ def training_twins(
     made = request_twins(networks, codes, patients.take(rows), wanted, config, config.twins.strength, generator)
     y = torch.nn.functional.one_hot(classes, len(SUPERCLASSES)).float()
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
+
+
+def rounds_before(share: float, rounds: int) -> int:
+    """Rounds that pass before something starts, for a share of all: 3 of 12 for .25, none of 2."""
+    return int(share * rounds)
 
 
 def _round_seed(seed: int, site: str, number: int) -> int:

@@ -55,7 +55,7 @@ def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
             "codebook.size=6",
             "codebook.dim=8",
             "text.width=12",
-            "twins.from_round=2",
+            "separator_training.after=0",
             "twins.gallery=3",
             *more,
         ]

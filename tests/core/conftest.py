@@ -46,6 +46,7 @@ def make_tiny() -> Callable[[], Config]:
         config.separator.width = 16
         config.separator.blocks = 1
         config.separator.heads = 2
+        config.separator_training.after = 0.0
         config.separator_training.steps = 2
         config.separator_training.batch = 4
         config.codebook.size = 6

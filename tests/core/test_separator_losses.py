@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavq_core.data.database import Database
+from lavq_core.data.labels import diagnostic_statements
 from lavq_core.models.codebook import initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.models.separator import Separation
 from lavq_core.settings import Config
 from lavq_core.training.guided import NORM, GuidedBeats
+from lavq_core.training.opponents import Opponents
 from lavq_core.training.separator_losses import Pass, identity_loss, losses_of, relative_error
 from lavq_core.training.site_data import SiteData
 
@@ -29,7 +32,9 @@ B = 5
 MEANS = {"reconstruction", "cycle", "judge_healed", "judge_twin", "gate_cycle", "sparsity", "norm_gate", "smoothness"}
 OF_OPEN_TOKENS = {"closure", "commitment", "code_cycle"}
 OF_THE_MEAN_GATE = {"gate_floor", "gate_ceiling"}
-COUPLED = {"identity", "usage", "wrong_report", "adversarial"}  # switched off for privacy per patient
+OPPOSED = {"adversarial", "statements"}  # need an opponent that learns from the same patients
+COUPLED = {"identity", "usage", "wrong_report"} | OPPOSED  # switched off for privacy per patient
+NOBODY = SimpleNamespace(discriminator=None, classifier=None)
 
 
 def rng(seed: int) -> torch.Generator:
@@ -106,14 +111,14 @@ def test_every_loss_is_of_a_known_kind_and_coupling_can_be_switched_off(
 ) -> None:
     codes, (sick, healthy) = codes_of(tiny), batch_of(records)
     seen = pass_of(networks, codes, sick, healthy)
-    opponent = Told(torch.ones(B), torch.ones(B))
-    losses = losses_of(seen, networks, codes, judge_of(tiny), opponent, tiny)
+    opponents = Opponents(tiny)
+    losses = losses_of(seen, networks, codes, judge_of(tiny), opponents, tiny)
     assert losses.keys() == MEANS | OF_OPEN_TOKENS | OF_THE_MEAN_GATE | COUPLED
     assert all(torch.isfinite(value) and value.shape == () for value in losses.values())
     weight = tiny.separator_training.loss
-    weight.identity = weight.usage = weight.wrong_report = weight.adversarial = 0.0
-    silent = losses_of(seen, networks, codes, None, None, tiny)
-    assert {name for name in silent if name in COUPLED} == COUPLED - {"adversarial"}
+    weight.identity = weight.usage = weight.wrong_report = weight.adversarial = weight.statements = 0.0
+    silent = losses_of(seen, networks, codes, None, Opponents(tiny), tiny)
+    assert {name for name in silent if name in COUPLED} == COUPLED - OPPOSED
     total = torch.stack([silent[name] for name in COUPLED & silent.keys()]).sum()
     assert float(total) == 0.0
     for gradient in torch.autograd.grad(total, list(networks.separator.parameters()), allow_unused=True):
@@ -124,14 +129,14 @@ def test_every_loss_is_of_a_known_kind_and_coupling_can_be_switched_off(
 def together(tiny: Config, networks: Networks, records: GuidedBeats) -> Seen:
     codes = codes_of(tiny)
     seen = pass_of(networks, codes, *batch_of(records))
-    return seen, losses_of(seen, networks, codes, judge_of(tiny), None, tiny)
+    return seen, losses_of(seen, networks, codes, judge_of(tiny), NOBODY, tiny)
 
 
 @pytest.fixture
 def alone(tiny: Config, networks: Networks, records: GuidedBeats) -> list[Seen]:
     codes = codes_of(tiny)
     passes = [pass_of(networks, codes, *pair) for pair in zip(*map(each, batch_of(records)), strict=True)]
-    return [(seen, losses_of(seen, networks, codes, judge_of(tiny), None, tiny)) for seen in passes]
+    return [(seen, losses_of(seen, networks, codes, judge_of(tiny), NOBODY, tiny)) for seen in passes]
 
 
 def test_most_losses_of_a_batch_are_the_mean_over_its_records(together: Seen, alone: list[Seen]) -> None:
@@ -167,7 +172,7 @@ def test_the_gradient_of_one_record_does_not_depend_on_the_others(
     def gradients(sick: GuidedBeats, healthy: GuidedBeats) -> list[Tensor]:
         inputs = [sick.x.clone().requires_grad_(), healthy.x.clone().requires_grad_()]
         seen = pass_of(networks, codes, replace(sick, x=inputs[0]), replace(healthy, x=inputs[1]))
-        losses = losses_of(seen, networks, codes, judge, None, tiny)
+        losses = losses_of(seen, networks, codes, judge, NOBODY, tiny)
         total = torch.stack([losses[name] for name in sorted(MEANS)]).sum() * len(sick)
         return list(torch.autograd.grad(total, inputs))
 
@@ -250,7 +255,7 @@ def test_gates_are_sparse_but_never_dead_and_shut_in_the_healthy(
     weight = tiny.separator_training.loss
     gate = (torch.rand(B, 24, generator=rng(0)) < share).float()
     nothing = torch.rand(B, 24, generator=rng(1))
-    found = losses_of(with_gates(together[0], gate, nothing), networks, codes_of(tiny), None, None, tiny)
+    found = losses_of(with_gates(together[0], gate, nothing), networks, codes_of(tiny), None, NOBODY, tiny)
     level = float(gate.mean())
     steps = sum(float(gate[b, n] != gate[b, n + 1]) for b in range(B) for n in range(23)) / (B * 23)
     expected = {
@@ -274,7 +279,7 @@ def test_there_is_room_between_floor_and_ceiling(tiny: Config) -> None:
 
 def wrong_report(tiny: Config, networks: Networks, seen: Pass, y: Tensor) -> Tensor:
     seen = replace(seen, sick=replace(seen.sick, y=y))
-    return losses_of(seen, networks, codes_of(tiny), None, None, tiny)["wrong_report"]
+    return losses_of(seen, networks, codes_of(tiny), None, NOBODY, tiny)["wrong_report"]
 
 
 def test_a_report_of_other_diseases_does_not_open_what_the_own_opens(
@@ -316,7 +321,7 @@ def judged(
     tiny: Config, networks: Networks, seen: Pass, healed: Tensor, real: Tensor, twin: Tensor
 ) -> dict[str, float]:
     judge = Told(healed, real, twin)
-    found = losses_of(seen, networks, codes_of(tiny), judge, None, tiny)
+    found = losses_of(seen, networks, codes_of(tiny), judge, NOBODY, tiny)
     assert all(given[0].shape == (B, 8, 250) for given in judge.asked)  # strips
     return {name: float(value) for name, value in found.items() if name.startswith("judge")}
 
@@ -351,12 +356,36 @@ def test_the_discriminator_sees_twins_as_the_sick_and_healed_beats_as_the_health
     seen, weight = together[0], tiny.separator_training.loss.adversarial
     twin, healed = torch.randn(B, generator=rng(0)), torch.randn(B, generator=rng(1))
     opponent = Told(twin, healed)
-    found = losses_of(seen, networks, codes_of(tiny), None, opponent, tiny)["adversarial"]
+    opponents = SimpleNamespace(discriminator=opponent, classifier=None)
+    found = losses_of(seen, networks, codes_of(tiny), None, opponents, tiny)["adversarial"]
     assert float(found) == pytest.approx(-weight * float(twin.mean() + healed.mean()), rel=1e-4)
     for given, x, of in zip(opponent.asked, (seen.twin, seen.healed), (seen.sick, seen.healthy), strict=True):
         assert torch.equal(given[0], x)
         for told, known in zip(given[1:], (of.asked, of.asked_mask, of.y), strict=True):
             assert torch.equal(told, known)
+
+
+def test_a_twin_has_to_show_the_statements_of_its_source_its_own_above_all(
+    tiny: Config, networks: Networks, together: Seen
+) -> None:
+    seen, S = together[0], len(diagnostic_statements())
+    own = seen.sick.statements
+    assert own.any(dim=1).all()
+
+    def cost(by: Tensor) -> float:
+        real = torch.randn(B, S, generator=rng(3))
+        opponent = Told(real, real + by)
+        opponents = SimpleNamespace(discriminator=None, classifier=opponent)
+        found = losses_of(seen, networks, codes_of(tiny), None, opponents, tiny)["statements"]
+        assert torch.equal(opponent.asked[0][0], seen.sick.x)
+        assert torch.equal(opponent.asked[1][0], seen.twin)
+        return float(found)
+
+    weight = tiny.separator_training.loss.statements
+    assert cost(torch.zeros(B, S)) == 0.0
+    # Smooth L1 of .5 is .125: once as the mean over its own, once as the mean over all.
+    assert cost(0.5 * own) == pytest.approx(weight * 0.5 * 0.125 * (1.0 + float(own.mean())), rel=1e-4)
+    assert cost(0.5 * (1.0 - own)) < cost(0.5 * own)
 
 
 def test_the_codes_alone_tell_the_superclasses(tiny: Config, networks: Networks, together: Seen) -> None:
@@ -366,7 +395,7 @@ def test_the_codes_alone_tell_the_superclasses(tiny: Config, networks: Networks,
         with torch.no_grad():
             networks.separator.closure.weight.zero_()
             networks.separator.closure.bias.copy_(sign * 9.0 * (2.0 * torch.eye(5)[1] - 1.0))
-        costs.append(float(losses_of(seen, networks, codes_of(tiny), None, None, tiny)["closure"]))
+        costs.append(float(losses_of(seen, networks, codes_of(tiny), None, NOBODY, tiny)["closure"]))
     assert costs[0] < 0.01
     assert costs[1] == pytest.approx(tiny.separator_training.loss.closure * 9.0, rel=1e-2)
 

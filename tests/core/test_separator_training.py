@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements, public_statements, superclass_of
+from lavq_core.errors import RunError
 from lavq_core.models.codebook import STATISTICS, CodebookState, code_statistics, initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
@@ -106,7 +107,7 @@ def test_class_weights_are_of_abnormal_labels_only() -> None:
 
 @pytest.mark.parametrize("judged", [False, True])
 def test_a_few_steps_lower_the_loss(tiny: Config, records: GuidedBeats, judged: bool) -> None:
-    tiny.separator_training.loss.adversarial = 0.0  # an opponent learns too
+    tiny.separator_training.loss.adversarial = tiny.separator_training.loss.statements = 0.0  # opponents learn too
     tiny.separator_training.lr = 1e-2
     trainer = trainer_of(tiny, judge_of(tiny) if judged else None)
     sick, healthy = batch_of(records)
@@ -116,7 +117,15 @@ def test_a_few_steps_lower_the_loss(tiny: Config, records: GuidedBeats, judged: 
 
 def test_a_step_measures_what_the_site_logs(tiny: Config, records: GuidedBeats) -> None:
     measured = trainer_of(tiny).step(*batch_of(records))
-    assert {"separator_loss", "reconstruction", "prior", "adversarial", "discriminator"} <= measured.keys()
+    assert {
+        "separator_loss",
+        "reconstruction",
+        "prior",
+        "adversarial",
+        "discriminator",
+        "statements",
+        "classifier",
+    } <= measured.keys()
     assert all(np.isfinite(value) for value in measured.values())
     assert 0 <= measured["gate_abnormal"] <= 1
     assert 0 <= measured["gate_norm"] <= 1
@@ -127,26 +136,62 @@ def test_a_step_measures_what_the_site_logs(tiny: Config, records: GuidedBeats) 
 
 def test_a_step_reaches_every_weight_of_every_network(tiny: Config, records: GuidedBeats) -> None:
     trainer = trainer_of(tiny, judge_of(tiny))
-    assert trainer.discriminator is not None
     with torch.no_grad():
         trainer.networks.separator.gate.bias.add_(0.2)  # opens: nothing is learned of codes behind a shut gate
-    opponent = {name: value.detach().clone() for name, value in trainer.discriminator.named_parameters()}
+    before_them = {name: value.detach().clone() for name, value in trainer.opponents.named_parameters()}
+    assert {name.split(".")[0] for name in before_them} == {"discriminator", "classifier"}
     before = weights(trainer)
     for _ in range(3):
         trainer.step(*batch_of(records))
     for name, value in weights(trainer).items():
         assert not torch.equal(value, before[name]), name
-    for name, value in trainer.discriminator.named_parameters():
-        if name != "score.bias":  # real and made beats within the margin ask for opposite ones
-            assert not torch.equal(value, opponent[name]), name
+    for name, value in trainer.opponents.named_parameters():
+        if name != "discriminator.score.bias":  # real and made beats within the margin ask for opposite ones
+            assert not torch.equal(value, before_them[name]), name
 
 
-def test_weight_0_leaves_the_discriminator_out(tiny: Config, records: GuidedBeats) -> None:
-    tiny.separator_training.loss.adversarial = 0.0
+@pytest.mark.parametrize(
+    ("weight", "left_out"),
+    [("adversarial", {"adversarial", "discriminator"}), ("statements", {"statements", "classifier"})],
+)
+def test_weight_0_leaves_an_opponent_out(tiny: Config, records: GuidedBeats, weight: str, left_out: set[str]) -> None:
+    both = {"adversarial", "discriminator", "statements", "classifier"}
+    setattr(tiny.separator_training.loss, weight, 0.0)
+    measured = trainer_of(tiny).step(*batch_of(records))
+    assert both & measured.keys() == both - left_out
+
+
+def test_without_opponents_there_is_nobody_to_train(tiny: Config, records: GuidedBeats) -> None:
+    tiny.separator_training.loss.adversarial = tiny.separator_training.loss.statements = 0.0
     trainer = trainer_of(tiny)
-    measured = trainer.step(*batch_of(records))
-    assert trainer.discriminator is None
-    assert not {"adversarial", "discriminator"} & measured.keys()
+    trainer.step(*batch_of(records))
+    assert not list(trainer.opponents.parameters())
+    assert not any(name.startswith("oppo") for name in trainer.keep())
+
+
+def test_a_round_goes_on_where_the_last_one_stopped(tiny: Config, records: GuidedBeats) -> None:
+    """Opponents and both optimisers' moments survive, so that many short rounds are one training."""
+    batch = batch_of(records)
+    first = trainer_of(tiny)
+    for _ in range(2):
+        first.step(*batch)
+    kept = {name: value.clone() for name, value in first.keep().items()}
+    second = SeparatorTrainer(
+        copy.deepcopy(first.networks), codebook_of(tiny), None, tiny, rng(5), total=1000, done=102, kept=kept
+    )
+    assert equal(second.keep(), kept)
+    fresh = trainer_of(tiny)
+    assert not equal(fresh.keep(), kept)
+    assert kept["optimiser.0.step"] == 2
+    second.step(*batch)
+    assert second.keep()["optimiser.0.step"] == 3
+
+
+def test_opponents_of_other_settings_are_refused(tiny: Config) -> None:
+    kept = trainer_of(tiny).keep()
+    tiny.separator_training.loss.statements = 0.0
+    with pytest.raises(RunError, match="private_model"):
+        SeparatorTrainer(make_networks(tiny, 0), codebook_of(tiny), None, tiny, rng(0), total=10, kept=kept)
 
 
 def test_a_step_leaves_judge_and_shared_codebook_alone(tiny: Config, records: GuidedBeats) -> None:

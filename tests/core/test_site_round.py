@@ -266,9 +266,9 @@ def test_the_learning_rate_falls_over_all_rounds(
     schedules = []
     trainer = site_round.SeparatorTrainer
 
-    def spy(*rest, total: int, done: int):
+    def spy(*rest, total: int, done: int, **named):
         schedules.append((total, done))
-        return trainer(*rest, total=total, done=done)
+        return trainer(*rest, total=total, done=done, **named)
 
     monkeypatch.setattr(site_round, "SeparatorTrainer", spy)
     for number in (1, 2, 4):
@@ -280,13 +280,13 @@ def test_the_learning_rate_falls_over_all_rounds(
 def test_the_separator_waits_for_its_round_and_then_has_a_whole_schedule(
     sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.separator_training.from_round, tiny.twins.from_round = 3, 3
+    tiny.separator_training.after = tiny.twins.after = 0.5
     site, schedules = SiteData("site-0", sample_database, POSITIONS, tiny), []
     trainer = site_round.SeparatorTrainer
 
-    def spy(*rest, total: int, done: int):
+    def spy(*rest, total: int, done: int, **named):
         schedules.append((total, done))
-        return trainer(*rest, total=total, done=done)
+        return trainer(*rest, total=total, done=done, **named)
 
     monkeypatch.setattr(site_round, "SeparatorTrainer", spy)
     early, first, last = (play(site, tmp_path / "private", number) for number in (2, 3, 4))
@@ -332,7 +332,7 @@ def test_the_judge_is_the_broadcast_detector_from_round_two(
 def test_twins_join_the_detectors_training_from_their_round_on(
     sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.twins.from_round, tiny.twins.per_record, tiny.twins.weight = 2, 2, 0.25
+    tiny.twins.after, tiny.twins.per_record, tiny.twins.weight = 0.25, 2, 0.25
     site = SiteData("site-0", sample_database, POSITIONS, tiny)
     trained_on = []
     train = site_round.train_detector
