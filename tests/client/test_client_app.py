@@ -304,8 +304,9 @@ def test_predictions_are_the_broadcast_detectors(hospital: Make, folder: SiteFol
 def test_a_site_calibrates_the_final_detector_on_its_own_validation_fold(
     hospital: Make, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lavq_core.models.calibration.FEWEST", 1)  # two dozen records have few of each class
+    monkeypatch.setattr("lavq_core.models.calibration.FEWEST", 3)  # half of the sample has few of each class
     site = hospital()
+    site.context.node_config["num-partitions"] = 2
     site.evaluate(1)
     assert not folder.calibration.exists()
     site.evaluate(2)
