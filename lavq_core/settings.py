@@ -147,6 +147,17 @@ class CalibrationConfig:
 
 
 @dataclass
+class PersonalConfig:
+    """One patient's detector (``lavq_core.training.personal``)."""
+
+    twins: int = 8  # of each disease
+    steps: int = 24
+    batch: int = 16
+    lr: float = 3e-4
+    anchor: float = 0.3  # weight of the squared distance to the population's weights
+
+
+@dataclass
 class TwinConfig:
     """Twins of a site's healthy patients that its detector trains on."""
 
@@ -199,6 +210,7 @@ class Config:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     detector_training: DetectorTrainingConfig = field(default_factory=DetectorTrainingConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    personal: PersonalConfig = field(default_factory=PersonalConfig)
     twins: TwinConfig = field(default_factory=TwinConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)

@@ -12,7 +12,7 @@ from lavq_core.signals.beats import frame_length
 _AT_LEAST_ONE = (
     "text.width", "codebook.dim", "separator.width", "separator.stride", "separator.heads", "separator_training.batch",
     "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch", "detector_training.epochs",
-    "federation.rounds", "federation.sites",
+    "federation.rounds", "federation.sites", "personal.twins", "personal.batch",
 )  # fmt: skip
 
 

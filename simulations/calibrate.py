@@ -28,6 +28,6 @@ def calibrate(run: RunFolder, config: Config) -> None:
         chosen[list(SUPERCLASSES)].to_numpy(dtype=float),
         config.calibration.sensitivity,
         config.data.validation_fold,
-        f"all {len(files)} sites of the simulation",
+        f"all sites of the simulation ({len(files)})",
         detector_digest(load_shared_model(run).detector.state_dict()),
     ).save(run.calibration)

@@ -24,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("records", nargs="*", metavar="RECORD", help="WFDB records, with or without .hea or .dat")
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="a patient's own detector that `lavq personalize` made of the run"
+    )
     parser.add_argument("--database", metavar="DIR", help="instead of records: a folder in PTB-XL's layout")
     parser.add_argument(
         "--calibration", metavar="JSON", help="a site's calibration.json (default: the run's, where it has one)"
@@ -42,14 +45,17 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lavq_core.errors import LavqError
-    from lavq_core.models.stored import load_calibration, load_shared_model
+    from lavq_core.models.stored import load_calibration, load_personal, load_shared_model
     from lavq_core.runs.layout import RunFolder, write_atomic
 
     if bool(args.records) == bool(args.database):
         raise LavqError("give either RECORDs or --database DIR")
     run = RunFolder.open(args.run)
     model = load_shared_model(run)
-    calibration = load_calibration(run, model, args.calibration)
+    if args.model and args.calibration:
+        raise LavqError("give --model or --calibration: no calibration was made for one patient's detector")
+    calibration = None if args.model else load_calibration(run, model, args.calibration)
+    model = load_personal(Path(args.model), model) if args.model else model
     names, scores, left_out = _database(model, args.database) if args.database else _records(model, args.records)
     frame = _table(names, scores, model, calibration)
     out = Path(args.out)
@@ -79,7 +85,7 @@ def _reached(name: str) -> str:
 def _basis(calibration: Calibration | None) -> str:
     """Say what the numbers are."""
     if calibration is None:
-        return "probabilities as the detector gives them: this run has no calibration (lavq report RUN makes one)"
+        return "probabilities as the detector gives them: it has no calibration (`lavq report RUN` makes that of a run)"
     return (
         f"calibrated on fold {calibration.fold} of {calibration.source} ({calibration.n} records); "
         f"* or 1: at or above the threshold that reached a sensitivity of {calibration.sensitivity:g} there"

@@ -16,7 +16,7 @@ from typing import cast
 from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
-ORDER = ("demo", "run", "report", "detect", "evaluate", "twin", "experiment", "results")
+ORDER = ("demo", "run", "report", "detect", "evaluate", "twin", "personalize", "experiment", "results")
 _INTERRUPTED = 130
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -56,6 +57,23 @@ def load_calibration(run: RunFolder, model: SharedModel, file: str | None) -> Ca
     if calibration.detector != detector_digest(model.detector.state_dict()):
         raise RunError(f"{path} belongs to another detector than the one in {run.root}: make it again")
     return calibration
+
+
+def load_personal(folder: Path, model: SharedModel) -> SharedModel:
+    """Put a patient's detector (``lavq personalize``) in the place of its run's.
+
+    Raises:
+        RunError: no such model, a changed file, or one that was made from another run's detector.
+    """
+    parts, about = load_artefact(folder)
+    if about.get("population") != detector_digest(model.detector.state_dict()):
+        raise RunError(f"{folder} was not made from this run's detector: give the run that it was made from")
+    return replace(model, detector=shared_detector(model.config, parts["detector"]))
+
+
+def save_personal(folder: Path, detector: Detector, about: Mapping[str, object]) -> None:
+    """Write a patient's detector with what it was made from."""
+    save_artefact(folder, {"detector": detector.state_dict()}, {**about, "classes": list(SUPERCLASSES)})
 
 
 def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:
