@@ -11,6 +11,7 @@ import torch
 from client.site import Site
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
+from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.detector import Detector
 from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_private
@@ -42,7 +43,10 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
 
 
 def write_predictions(site: Site, detector: Detector) -> int:
-    """Write the final detector's probabilities on the validation and test folds; returns the number of test records."""
+    """Write the final detector's probabilities on the validation and test folds; returns the number of test records.
+
+    The validation fold's also give the site its calibration (``lavq_core.models.calibration``).
+    """
     settings, parts = site.data.config.data, []
     for fold in (settings.validation_fold, settings.test_fold):
         positions = site.data.fold_positions(fold)
@@ -55,6 +59,16 @@ def write_predictions(site: Site, detector: Detector) -> int:
         for column, name in enumerate(SUPERCLASSES):
             frame[f"true_{name}"] = site.data.database.labels[positions][:, column].astype(int)
         parts.append(frame)
+        if fold == settings.validation_fold and len(positions) > 0:
+            calibration = Calibration.fit(
+                site.data.database.labels[positions],
+                probabilities,
+                site.data.config.calibration.sensitivity,
+                fold,
+                site.name,
+                detector_digest(detector.state_dict()),
+            )
+            calibration.save(site.folder.calibration)
     write_atomic(site.folder.predictions, pd.concat(parts).to_csv(index=False, float_format="%.6f"))
     return len(parts[-1])
 

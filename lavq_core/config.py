@@ -1,7 +1,8 @@
 """Hydra composes presets and overrides into one ``Config``; the settings themselves are in ``lavq_core.settings``.
 
-The presets lie in ``configs/preset``: ``sample`` (minutes on a CPU), ``ptbxl`` (the whole database) and ``paper``
-(GPU size, 500 Hz). An override is written as Hydra writes it: ``federation.rounds=8 preset=ptbxl``.
+The presets lie in ``configs/preset``: ``sample`` (minutes on a CPU), ``ptbxl`` (the whole database), ``detector`` (one
+centralised detector, no twins) and ``paper`` (GPU size, 500 Hz). An override is written as Hydra writes it:
+``federation.rounds=8 preset=ptbxl``.
 """
 
 from __future__ import annotations

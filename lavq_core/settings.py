@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SCHEDULES = ("cosine", "linear", "constant")  # of the detector's learning rate after its warm-up
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 ROBUST = ("multikrum", "trimmedmean")  # strategies that withstand bad sites
 STRATEGIES = ("fedavg", "fedprox", "fedadam", *ROBUST)
@@ -129,13 +130,36 @@ class DetectorTrainingConfig:
     steps: int = 0  # per round, the same at every site, whose batch is then epochs / steps of its data; 0: as needed
     batch: int = 32  # where steps is 0
     crop: float = 0.0  # s, train on random stretches of this length; 0: on whole records
-    lr: float = 2e-3  # peak of one cosine schedule over all rounds
+    lr: float = 2e-3  # peak of one schedule over all rounds
+    schedule: str = "cosine"  # from the peak to the end: cosine, linear or constant
+    warmup: float = 0.1  # share of the whole training over which the rate rises to its peak
     weight_decay: float = 0.02
+    positive_weights: list[float] = field(default_factory=lambda: [1.0] * 5)  # of a positive label, NORM to HYP
+    averaging: float = 0.0  # memory of a running mean of the weights, a share of the local call's steps; 0: off
     noise: float = 0.03  # mV, white noise added
     amplitude: float = 0.2  # relative spread of a record's gain
     shift: float = 0.5  # s, largest circular time shift
+    warp: float = 0.0  # s, largest displacement of a slow time warp
     wander: float = 0.1  # mV, baseline wander added
     lead_dropout: float = 0.1  # chance that a lead is blanked
+
+
+@dataclass
+class CalibrationConfig:
+    """Temperatures and thresholds that come with a detector, chosen on the validation fold."""
+
+    sensitivity: float = 0.9  # which a class's threshold must reach
+
+
+@dataclass
+class PersonalConfig:
+    """One patient's detector (``lavq_core.training.personal``)."""
+
+    twins: int = 8  # of each disease
+    steps: int = 24
+    batch: int = 16
+    lr: float = 3e-4
+    anchor: float = 0.3  # weight of the squared distance to the population's weights
 
 
 @dataclass
@@ -199,6 +223,8 @@ class Config:
     separator_training: SeparatorTrainingConfig = field(default_factory=SeparatorTrainingConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     detector_training: DetectorTrainingConfig = field(default_factory=DetectorTrainingConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    personal: PersonalConfig = field(default_factory=PersonalConfig)
     twins: TwinConfig = field(default_factory=TwinConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)

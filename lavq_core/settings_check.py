@@ -6,13 +6,13 @@ from operator import attrgetter
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
-from lavq_core.settings import ROBUST, SHAREABLE, STRATEGIES, Config
+from lavq_core.settings import ROBUST, SCHEDULES, SHAREABLE, STRATEGIES, Config
 from lavq_core.signals.beats import frame_length
 
 _AT_LEAST_ONE = (
     "text.width", "codebook.dim", "separator.width", "separator.stride", "separator.heads", "separator_training.batch",
     "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch",
-    "federation.rounds", "federation.sites",
+    "federation.rounds", "federation.sites", "personal.twins", "personal.batch",
 )  # fmt: skip
 
 
@@ -63,6 +63,22 @@ def check(config: Config) -> None:
             config.separator.stride % 4 != 0 or frame_length(config.data.sampling_rate) % config.separator.stride != 0,
             "separator.stride must be a multiple of 4 and divide the samples of a beat (.96 s)",
         ),
+        (
+            config.detector_training.schedule not in SCHEDULES,
+            f"detector_training.schedule must be one of {', '.join(SCHEDULES)}",
+        ),
+        (
+            not 0.0 <= config.detector_training.warmup < 1.0,
+            "detector_training.warmup must lie between 0 and below 1",
+        ),
+        (not 0.0 <= config.detector_training.averaging <= 1.0, "detector_training.averaging must lie between 0 and 1"),
+        (
+            len(config.detector_training.positive_weights) != len(SUPERCLASSES)
+            or min(config.detector_training.positive_weights) <= 0.0,
+            f"detector_training.positive_weights takes a number above 0 for each of {', '.join(SUPERCLASSES)}",
+        ),
+        (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),
+        (not 0.0 < config.calibration.sensitivity <= 1.0, "calibration.sensitivity must lie above 0, up to 1"),
         (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),
         (
             config.separator.width % config.separator.heads != 0,

@@ -11,6 +11,7 @@ from lavq_core.data.database import Database
 from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
 from simulations.audit.run import audit_detector
+from simulations.calibrate import calibrate
 from simulations.summary import summarise, write_metrics
 from simulations.twin_judge import judge_twins
 
@@ -24,6 +25,7 @@ def finish_run(run: RunFolder) -> Path:
     console = Console(stderr=True)
     config = load_config(run.config)
     metrics = summarise(run)
+    calibrate(run, config)
     database = Database.configured(config.data)
     metrics["data.records"], metrics["data.patients"] = len(database), int(database.table["patient_id"].nunique())
     metrics["data.rejected"] = int((database.quality["verdict"] == "reject").sum())

@@ -154,22 +154,15 @@ def _notes(asked: Request, healthy: float, seen: Tensor) -> list[str]:
 
 def _read_patient(args: argparse.Namespace, config: Config) -> tuple[str, Patients]:
     """Read the record and bring it to the wanted heart rate: its name, and the patient in the beat frame."""
-    import numpy as np
     import torch
 
-    from client.records import read_checked
-    from lavq_core.errors import DataError
-    from lavq_core.models.twins import Patients
+    from client.records import read_patient
 
-    rate = config.data.sampling_rate
-    ecg, signal = read_checked(args.record, rate)  # (8, T)
-    if args.rate != 1.0:
-        signal = torch.from_numpy(_at_rate(signal.numpy(), rate, args.rate))
-    age, sex = np.array([args.age]), np.array([_SEX[args.sex]])
-    patient = Patients.of(signal.unsqueeze(0), age, sex, config.separator.stride, rate)
-    if not patient.beats.found()[0]:
-        raise DataError(f"record {ecg.name} has fewer than three beats of one shape: a twin needs a regular ECG")
-    return ecg.name, patient
+    def at_rate(signal: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(_at_rate(signal.numpy(), config.data.sampling_rate, args.rate))
+
+    change = None if args.rate == 1.0 else at_rate
+    return read_patient(args.record, args.age, _SEX[args.sex], config, change)
 
 
 def _at_rate(signal: np.ndarray, sampling_rate: int, factor: float) -> np.ndarray:

@@ -16,7 +16,9 @@ from typing import cast
 from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
-ORDER = ("demo", "run", "status", "report", "detect", "twin", "experiment", "results")
+ORDER = (
+    "demo", "run", "status", "report", "detect", "evaluate", "twin", "personalize", "experiment", "results",
+)  # fmt: skip
 _INTERRUPTED = 130
 
 

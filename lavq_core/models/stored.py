@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
+from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.networks import Networks, make_networks
@@ -42,6 +44,38 @@ def load_shared_model(run: RunFolder) -> SharedModel:
     parts, about = load_artefact(run.model)
     detector = shared_detector(config, parts["detector"])
     return SharedModel(detector, parts["codebook"], config, tuple(about["classes"]))
+
+
+def load_calibration(run: RunFolder, model: SharedModel, file: str | None) -> Calibration | None:
+    """Load a named calibration, else the run's own; None where the run has none.
+
+    Raises:
+        RunError: the named file is missing, or a file is damaged or of another detector.
+    """
+    if file is None and not run.calibration.is_file():
+        return None
+    path = run.calibration if file is None else Path(file)
+    calibration = Calibration.load(path)
+    if calibration.detector != detector_digest(model.detector.state_dict()):
+        raise RunError(f"{path} belongs to another detector than the one in {run.root}: make it again")
+    return calibration
+
+
+def load_personal(folder: Path, model: SharedModel) -> SharedModel:
+    """Put a patient's detector (``lavq personalize``) in the place of its run's.
+
+    Raises:
+        RunError: no such model, a changed file, or one that was made from another run's detector.
+    """
+    parts, about = load_artefact(folder)
+    if about.get("population") != detector_digest(model.detector.state_dict()):
+        raise RunError(f"{folder} was not made from this run's detector: give the run that it was made from")
+    return replace(model, detector=shared_detector(model.config, parts["detector"]))
+
+
+def save_personal(folder: Path, detector: Detector, about: Mapping[str, object]) -> None:
+    """Write a patient's detector with what it was made from."""
+    save_artefact(folder, {"detector": detector.state_dict()}, {**about, "classes": list(SUPERCLASSES)})
 
 
 def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:

@@ -45,6 +45,11 @@ class SiteFolder:
         """CSV: the final detector's probabilities on the site's own validation and test folds."""
         return self.root / "predictions.csv"
 
+    @property
+    def calibration(self) -> Path:
+        """JSON: the final detector's temperatures and thresholds from the site's own validation fold."""
+        return self.root / "calibration.json"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -110,6 +115,11 @@ class RunFolder:
     def model(self) -> Path:
         """Artefact folder of the final shared model."""
         return self.root / "model"
+
+    @property
+    def calibration(self) -> Path:
+        """JSON: the same from all sites' validation folds together; only a simulation can make it."""
+        return self.root / "calibration.json"
 
     def checkpoint(self, round_number: int) -> Path:
         """Artefact folder of the shared model after a round."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
@@ -16,8 +17,6 @@ from lavq_core.training.device import mixed_precision
 
 BETAS = (0.9, 0.999)
 """How much AdamW's moments keep a step."""
-
-_WARMUP = 0.1  # share of the whole training over which the learning rate rises
 
 
 @dataclass
@@ -45,17 +44,29 @@ class Stretch:
     end: float = 1.0
 
 
-def learning_rate(peak: float, progress: float) -> float:
-    """Linear warm-up, then a cosine to zero; ``progress`` in 0..1 of the whole training."""
-    if progress < _WARMUP:
-        return peak * (progress + 1e-3) / (_WARMUP + 1e-3)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (progress - _WARMUP) / (1.0 - _WARMUP)))
+def learning_rate(config: DetectorTrainingConfig, progress: float) -> float:
+    """Linear warm-up, then a cosine or a line to zero, or the peak; ``progress`` in 0..1 of the whole training."""
+    if progress < config.warmup:
+        return config.lr * (progress + 1e-3) / (config.warmup + 1e-3)
+    since = (progress - config.warmup) / (1.0 - config.warmup)
+    falling = {"cosine": 0.5 * (1.0 + math.cos(math.pi * since)), "linear": 1.0 - since, "constant": 1.0}
+    return config.lr * falling[config.schedule]
 
 
-def detector_loss(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``."""
-    per_record = F.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(dim=1)  # (B,)
-    return (per_record * weight).sum() / weight.sum()
+def detector_loss(logits: Tensor, y: Tensor, weight: Tensor, positive: Tensor | None = None) -> Tensor:
+    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or 1 each."""
+    per_class = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=positive)  # (B, 5)
+    return (per_class.mean(dim=1) * weight).sum() / weight.sum()
+
+
+def weight_average(model: nn.Module, memory: float, steps: int) -> AveragedModel:
+    """An exponential running mean of a model's weights (Polyak and Juditsky 1992; decay as in Tarvainen 2017).
+
+    Its memory is a share of this call's steps and not a fixed number of them: a hospital with few records then averages
+    the same part of its training as one with many, and none keeps the weights that it started from.
+    """
+    decay = 1.0 - 1.0 / max(1.0, memory * steps)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def make_optimiser(model: nn.Module, config: DetectorTrainingConfig) -> torch.optim.AdamW:
@@ -79,7 +90,7 @@ def train_detector(
     Args:
         model: on its device.
         data: any number of records; the last, smaller batch of an epoch counts too.
-        config: batch, rates and augmentation.
+        config: batch, rates, weights and augmentation; with ``averaging`` the model ends as the mean of its weights.
         sampling_rate: Hz.
         epochs: passes over ``data``.
         generator: a CPU generator; the same state gives the same training.
@@ -129,7 +140,9 @@ def take_steps(
     """
     device = next(model.parameters()).device
     on_device = torch.Generator(device).manual_seed(seed)
+    positive = torch.tensor(config.positive_weights, device=device)
     start = [weights.detach().clone() for weights in model.parameters()] if proximal > 0 else []
+    average = weight_average(model, config.averaging, len(batches)) if config.averaging > 0.0 else None
     losses = []
     model.train()
     # Dropout draws from the global generator: it is seeded here, and restored for whoever else uses it.
@@ -138,12 +151,12 @@ def take_steps(
         for step, rows in enumerate(batches):
             progress = stretch.start + (stretch.end - stretch.start) * step / len(batches)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config.lr, progress)
+                group["lr"] = learning_rate(config, progress)
             x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
             x = augment(x, config, sampling_rate, on_device)
             with mixed_precision(device):
                 logits = model(x)
-            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device))
+            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device), positive)
             losses.append(loss.detach())
             for weights, before in zip(model.parameters(), start, strict=False):
                 loss = loss + 0.5 * proximal * (weights - before).square().sum()
@@ -151,6 +164,10 @@ def take_steps(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimiser.step()
+            if average is not None:
+                average.update_parameters(model)
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     model.eval()
     return torch.stack(losses).cpu() if losses else torch.zeros(0)
 

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 HELP = "run an experiment over several arms and seeds and write its results file"
 EXAMPLE = """\
+  lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 --site site-2 --classes MI preset=ptbxl"""
 _NAMES = {
+    "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
@@ -75,6 +77,8 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         from simulations.experiments.twins import run_twins
 
         return lambda: run_twins(overrides, args.seeds, work, args.workers)
+    if args.name == "population":
+        return lambda: _population(args, overrides, work)
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 
@@ -87,3 +91,14 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         return score(predictions)
 
     return federation
+
+
+def _population(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:
+    from lavq_core.config import compose
+    from lavq_core.data.database import Database
+    from simulations.experiments.population import run_population, score, write_population_predictions
+
+    predictions = run_population(overrides, args.seeds, work, args.workers)
+    write_population_predictions(predictions)
+    config = compose(overrides)
+    return score(predictions, Database.configured(config.data), config)

@@ -13,7 +13,7 @@ EXAMPLE = """\
   lavq run --data /path/to/ptb-xl preset=ptbxl federation.rounds=12 partition.scheme=dirichlet:0.1
   lavq run --resume runs/run-20260101-120000
 
-settings (KEY=VALUE) are listed with their meaning in lavq_core/settings.py; presets: sample, ptbxl, paper"""
+settings (KEY=VALUE) are listed with their meaning in lavq_core/settings.py; presets: sample, ptbxl, detector, paper"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ def render(name: str) -> str:
     rows: list[Row] = content["rows"]
     data, seeds = content["data"], max(row.seeds for row in rows)
     lines = LAYOUTS[name](rows)
-    if name == "federation":
+    if name in ("federation", "population"):
         basis = (
             f"{data['test_records']} test records of {data['records']} ({data['name']}, {data['patients']} patients)"
         )

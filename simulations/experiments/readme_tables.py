@@ -39,6 +39,16 @@ _TWIN_FACTS = (
     ("... by chance", "chance", "segment.CD"),
 )
 
+_BY_CLASS = {
+    "auc": "AUC",
+    "auprc": "AUPRC",
+    "brier": "Brier",
+    "ece_raw": "ECE raw",
+    "ece": "ECE after temperature",
+    "sensitivity": "sensitivity at threshold",
+    "specificity": "specificity",
+}
+
 
 def _federation(rows: Sequence[Row]) -> list[str]:
     """A row an arm, a column a metric."""
@@ -63,7 +73,23 @@ def _transfer(rows: Sequence[Row]) -> list[str]:
     return _table("", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
 
 
+def _population(rows: Sequence[Row]) -> list[str]:
+    """Macro AUC by site and subgroup, an arm a row; then a row a class for the centralised detector."""
+    metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric.startswith("macro_")]
+    metrics.sort(key=lambda metric: (metric != "macro_auc.pooled", metric != "macro_auprc"))  # the others keep theirs
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    groups = [(metric.removeprefix("macro_auc.").replace("macro_auprc", "AUPRC"), metric) for metric in metrics]
+    found = {(row.arm, row.metric): row for row in rows}
+    lines = [f"| macro AUC | {' | '.join(arms)} | records |", "|---|" + "---|" * (len(arms) + 1)]
+    for title, metric in groups:
+        cells = [_cell(found.get((arm, metric))) for arm in arms]
+        lines.append(f"| {title} | {' | '.join(cells)} | {max(row.n for row in rows if row.metric == metric)} |")
+    classes = [(name, "centralised", [f"{metric}.{name}" for metric in _BY_CLASS]) for name in SUPERCLASSES]
+    return [*lines, "", *_table("", list(_BY_CLASS.values()), classes, rows)]
+
+
 LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
+    "population": _population,
     "federation": _federation,
     "twins": _twins,
     "transfer": _transfer,
@@ -74,12 +100,16 @@ def _table(
     corner: str, titles: Sequence[str], lines: Sequence[tuple[str, str, Sequence[str]]], rows: Sequence[Row]
 ) -> list[str]:
     """Lines are ``(title, arm, metrics)``; a figure that nobody measured leaves its cell empty."""
-    found = {(row.arm, row.metric): f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]" for row in rows}
+    found = {(row.arm, row.metric): _cell(row) for row in rows}
     head = [f"| {corner} | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
     return head + [
         f"| {title} | " + " | ".join(found.get((arm, metric), "") for metric in metrics) + " |"
         for title, arm, metrics in lines
     ]
+
+
+def _cell(row: Row | None) -> str:
+    return "" if row is None else f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]"
 
 
 def _short(value: float) -> str:

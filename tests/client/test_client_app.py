@@ -21,6 +21,7 @@ import client.app
 import client.site
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
+from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.report.gallery import stored_twins
 from lavq_core.runs.artefact import load_artefact
@@ -318,6 +319,29 @@ def test_predictions_are_the_broadcast_detectors(hospital: Make, folder: SiteFol
         signals = database.signals(database.positions_of(table["ecg_id"].tolist()))
         expected = torch.sigmoid(detector(signals)).numpy()
     np.testing.assert_allclose(table[list(SUPERCLASSES)], expected, atol=1e-5)
+
+
+def test_a_site_calibrates_the_final_detector_on_its_own_validation_fold(
+    hospital: Make, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavq_core.models.calibration.FEWEST", 3)  # half of the sample has few of each class
+    site = hospital()
+    site.context.node_config["num-partitions"] = 2
+    site.evaluate(1)
+    assert not folder.calibration.exists()
+    site.evaluate(2)
+    found, table = Calibration.load(folder.calibration), pd.read_csv(folder.predictions)
+    validation = table[table["fold"] == 9]
+    assert (found.fold, found.n, found.source) == (9, len(validation), "client-0")
+    assert found.detector == detector_digest(site.shared.detector)
+    calibrated = found.apply(validation[list(SUPERCLASSES)].to_numpy())
+    known = 0
+    for c, threshold in enumerate(found.thresholds):
+        positives = validation[f"true_{SUPERCLASSES[c]}"].to_numpy() == 1
+        if threshold is not None:
+            known += 1
+            assert (calibrated[positives, c] >= threshold - 1e-5).mean() >= 0.9
+    assert known > 0
 
 
 def test_the_gallery_is_of_healthy_patients_nothing_was_trained_on(

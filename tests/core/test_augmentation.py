@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lavq_core.settings import DetectorTrainingConfig
-from lavq_core.training.augmentation import augment
+from lavq_core.training.augmentation import augment, warp_time
 
-OFF = {"noise": 0.0, "amplitude": 0.0, "shift": 0.0, "wander": 0.0, "lead_dropout": 0.0}
+OFF = {"noise": 0.0, "amplitude": 0.0, "shift": 0.0, "wander": 0.0, "lead_dropout": 0.0, "warp": 0.0}
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -60,6 +60,25 @@ def test_shifts_reach_both_ways_and_zero() -> None:
     x = torch.arange(100.0).expand(2000, 8, 100)
     first = augment(x, only(shift=0.03), 100, rng(0))[:, 0, 0]
     assert set(first.tolist()) == {97.0, 98.0, 99.0, 0.0, 1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize("rate", [100, 500])
+def test_a_warp_moves_samples_no_farther_than_it_says_and_never_backwards(rate: int) -> None:
+    """A ramp shows where each sample came from."""
+    T = 10 * rate
+    ramp = torch.arange(float(T)).expand(64, 8, T)
+    moved = warp_time(ramp, 0.05, rate, rng(0))
+    apart = (moved - ramp).abs() / rate  # s
+    assert float(apart.max()) <= 0.05 + 1e-4
+    assert float(apart.max()) > 0.03
+    inner = moved[..., rate:-rate]
+    assert float(inner.diff().min()) > 1 - 2 * torch.pi * 0.3 * 0.05 - 1e-2  # at most 9 % faster or slower
+    assert torch.equal(moved, moved[:, :1].expand_as(moved))  # all leads together
+
+
+def test_warps_differ_from_record_to_record() -> None:
+    out = augment(torch.arange(500.0).expand(4, 8, 500), only(warp=0.1), 100, rng(0))
+    assert len({tuple(row[0, 200:205].tolist()) for row in out}) == 4
 
 
 def test_a_gain_is_one_number_a_record_within_its_spread() -> None:

@@ -191,6 +191,13 @@ def test_what_cannot_be_read_is_refused(written: str) -> None:
         "federation.norm_cap=0.5",
         "federation.max_weight_share=0",
         "federation.proximal=-1",
+        "detector_training.schedule=staircase",
+        "detector_training.warmup=1.0",
+        "detector_training.averaging=1.5",
+        "detector_training.positive_weights=[1,1,1]",
+        "detector_training.positive_weights=[1,1,1,1,0]",
+        "detector_training.warp=0.5",
+        "calibration.sensitivity=0.0",
     ],
 )
 def test_impossible_values_are_refused_with_their_key(written: str) -> None:

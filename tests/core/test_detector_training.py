@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -10,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavq_core.errors import ConfigError
 from lavq_core.models.detector import Detector, build_detector
-from lavq_core.settings import DetectorConfig, DetectorTrainingConfig
+from lavq_core.settings import SCHEDULES, DetectorConfig, DetectorTrainingConfig
 from lavq_core.training import detector_training
 from lavq_core.training.detector_training import (
     LabelledEcgs,
@@ -23,6 +24,7 @@ from lavq_core.training.detector_training import (
     learning_rate,
     predict,
     train_detector,
+    weight_average,
 )
 from lavq_core.training.device import pick_device
 
@@ -62,8 +64,10 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 # --- the schedule ----------------------------------------------------------------------------------------------------
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    rates = [learning_rate(2e-3, step / 1000) for step in range(1001)]
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing(schedule: str) -> None:
+    config = DetectorTrainingConfig(schedule=schedule)
+    rates = [learning_rate(config, step / 1000) for step in range(1001)]
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(2e-3)
     assert 0 < top < 250
@@ -74,9 +78,17 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(progress=st.floats(0.0, 1.0), step=st.floats(0.0, 1e-6))
-def test_the_rate_has_no_jump(progress: float, step: float) -> None:
-    assert abs(learning_rate(1.0, progress) - learning_rate(1.0, min(1.0, progress + step))) < 1e-4
+@given(progress=st.floats(0.0, 1.0), step=st.floats(0.0, 1e-6), schedule=st.sampled_from(SCHEDULES))
+def test_the_rate_has_no_jump(progress: float, step: float, schedule: str) -> None:
+    config = DetectorTrainingConfig(lr=1.0, schedule=schedule)
+    assert abs(learning_rate(config, progress) - learning_rate(config, min(1.0, progress + step))) < 1e-4
+
+
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
+    config = DetectorTrainingConfig(schedule="constant", warmup=0.2)
+    rates = [learning_rate(config, progress) for progress in (0.1, 0.2, 0.5, 1.0)]
+    assert rates[0] < config.lr
+    assert rates[1:] == pytest.approx([config.lr] * 3)
 
 
 @pytest.mark.parametrize(("records", "rounds", "epochs"), [(8, 3, 2), (9, 4, 1)])
@@ -84,9 +96,9 @@ def test_rounds_continue_one_schedule(monkeypatch: pytest.MonkeyPatch, records: 
     """Rounds of some epochs see the rates that one long training would."""
     seen: list[float] = []
 
-    def spy(peak: float, progress: float) -> float:
+    def spy(config: DetectorTrainingConfig, progress: float) -> float:
         seen.append(progress)
-        return learning_rate(peak, progress)
+        return learning_rate(config, progress)
 
     monkeypatch.setattr(detector_training, "learning_rate", spy)
     data = labelled(records)
@@ -112,6 +124,53 @@ def test_the_loss_is_the_weighted_mean_cross_entropy(seed: int) -> None:
             p = 1 / (1 + math.exp(-float(logits[b, c])))
             total -= float(weight[b]) / 5 * math.log(p if y[b, c] else 1 - p)
     assert float(detector_loss(logits, y, weight)) == pytest.approx(total / float(weight.sum()), rel=1e-4)
+
+
+def test_a_positive_weight_counts_a_positive_label_so_many_times() -> None:
+    """Doubling class 1's positives is the same as finding each of them twice; other classes stay as they are."""
+    logits, y = torch.zeros(2, 5), torch.zeros(2, 5)
+    y[0, 1] = 1.0
+    plain = detector_loss(logits, y, torch.ones(2))
+    weighted = detector_loss(logits, y, torch.ones(2), torch.tensor([1.0, 3.0, 1.0, 1.0, 1.0]))
+    assert float(plain) == pytest.approx(math.log(2))
+    assert float(weighted) == pytest.approx(math.log(2) * 12 / 10)
+
+
+def test_positive_weights_raise_the_probability_of_their_class_alone() -> None:
+    data, found = labelled(24), []
+    for weights_of_positives in ([1.0] * 5, [1.0, 1.0, 8.0, 1.0, 1.0]):
+        model = fresh()
+        config = dataclasses.replace(CONFIG, positive_weights=weights_of_positives, lr=1e-2)
+        train_detector(model, data, config, 100, 4, rng(0))
+        found.append(predict(model, data.x).mean(dim=0))
+    rise = found[1] - found[0]
+    assert int(rise.argmax()) == 2
+    assert float(rise[2]) > 0.1
+
+
+# --- weight averaging ------------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_the_running_mean_of_the_weights() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = weight_average(model, 0.5, 8)  # a memory of 4 steps: decay 3/4
+    expected = 0.0
+    for step, value in enumerate([1.0, 5.0, -2.0]):
+        nn.init.constant_(model.weight, value)
+        average.update_parameters(model)
+        expected = value if step == 0 else 0.75 * expected + 0.25 * value
+    assert float(average.module.weight.detach()) == pytest.approx(expected)
+
+
+def test_training_ends_with_the_average_when_it_is_asked_for() -> None:
+    data = labelled(16)
+    plain, averaged, instant = fresh(), fresh(), fresh()
+    train(plain, data, epochs=3)
+    train_detector(averaged, data, dataclasses.replace(CONFIG, averaging=0.5), 100, 3, rng(0))
+    train_detector(instant, data, dataclasses.replace(CONFIG, averaging=1e-6), 100, 3, rng(0))
+    assert same(weights(plain), weights(instant))  # a memory below one step is the last weights
+    assert not same(weights(plain), weights(averaged))
+    assert averaged.state_dict().keys() == plain.state_dict().keys()  # nothing new would leave a site
 
 
 def test_a_record_without_weight_teaches_nothing() -> None:

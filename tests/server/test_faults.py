@@ -136,7 +136,9 @@ def play(federation, grid_of) -> Callable[..., float]:
         sites = {number: FAULTS[fault] if fault and number in BAD else honest for number in range(SITES)}
         grid: InProcessGrid = grid_of(sites, sites=SITES)
         settings = {"strategy": strategy, "malicious": len(BAD), "max_weight_share": 0.2}  # below 1 / (2 * 2)
-        return score(federation.run(grid, sites=SITES, min_sites=6, rounds=ROUNDS, **settings).detector)
+        return score(
+            federation.run(grid, sites=SITES, min_sites=6, rounds=ROUNDS, round_timeout=300.0, **settings).detector
+        )
 
     return run
 

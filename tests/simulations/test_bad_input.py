@@ -150,7 +150,7 @@ class TestDetect:
         assert main(["detect", "--run", str(run), "--database", str(database), "--out", str(out)]) == 0
         assert "1 records left out" in capsys.readouterr().err
         predictions, left_out = pd.read_csv(out), pd.read_csv(tmp_path / "p.left-out.csv")
-        assert list(predictions.columns) == ["ecg_id", "NORM", "MI", "STTC", "CD", "HYP"]
+        assert list(predictions.columns)[:6] == ["ecg_id", "NORM", "MI", "STTC", "CD", "HYP"]
         assert len(predictions) == 29
         assert [int(name) for name in left_out["record"]] == [int(victim.stem.split("_")[0])]
 

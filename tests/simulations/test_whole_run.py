@@ -43,7 +43,7 @@ def test_the_run_folder_is_complete(run):
     sites = [site.root.name for site in folder.sites()]
     assert sites == ["rest", "site-0", "site-1", "site-2"]
     files = [folder.config, folder.events, folder.metrics, folder.report, folder.model / "manifest.json"]
-    files += [folder.checkpoint(2) / "manifest.json", folder.audit / "audit.json"]
+    files += [folder.calibration, folder.checkpoint(2) / "manifest.json", folder.audit / "audit.json"]
     for site in folder.sites():
         files += [site.events, site.data_report, site.predictions, site.twins / "manifest.json"]
     assert [file for file in files if not file.is_file()] == []
@@ -92,8 +92,14 @@ def test_detect_scores_a_database_in_the_official_order(run, tmp_path):
     out = tmp_path / "p.csv"
     assert main(["detect", "--run", str(run), "--database", str(SAMPLE), "--out", str(out)]) == 0
     table = pd.read_csv(out)
-    assert list(table.columns) == ["ecg_id", "NORM", "MI", "STTC", "CD", "HYP"]
+    classes = ["NORM", "MI", "STTC", "CD", "HYP"]
+    assert list(table.columns) == ["ecg_id", *classes, *(f"{name}_reached" for name in classes)]
     assert len(table) == 520
+    evaluation = tmp_path / "e.json"
+    assert main(["evaluate", str(out), "--database", str(SAMPLE), "--out", str(evaluation)]) == 0
+    judged, metrics = json.loads(evaluation.read_text()), json.loads((run / "metrics.json").read_text())
+    found = judged["figures"]["macro_auc.pooled"]["value"]
+    assert found == pytest.approx(metrics["macro_auc.pooled"], abs=1e-3)  # predictions hold six decimals
 
 
 def test_the_same_seed_gives_the_same_model(run, tmp_path):

@@ -1,0 +1,120 @@
+"""``lavq personalize``: one patient's detector from that patient's own twins."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lavq_core.models.detector import Detector
+    from lavq_core.models.stored import SharedModel
+    from lavq_core.models.twins import Patients
+    from lavq_core.runs.layout import RunFolder
+    from lavq_core.training.detector_training import LabelledEcgs
+
+HELP = "make one patient's detector from that patient's own twins (not yet proved against controls)"
+EXAMPLE = """\
+  lavq personalize --run runs/demo simulations/sample/records100/00000/00059_lr --out patient-59
+  lavq detect --run runs/demo --model patient-59 LATER_ECG --out later.csv"""
+_SEX = {"male": 0.0, "female": 1.0, "unknown": float("nan")}
+_SEEDS = 3  # fine-tunings; the first is kept, the others show what chance does
+_SICK = 0.5  # probability of NORM below which a reference is called not healthy
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("record", metavar="RECORD", help="WFDB record of the patient while healthy")
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--age", type=float, default=float("nan"), help="of the patient, years")
+    parser.add_argument("--sex", choices=list(_SEX), default="unknown", help="of the patient")
+    parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
+    parser.add_argument("--out", required=True, metavar="MODEL", help="folder of the patient's detector")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from client.records import read_patient
+    from lavq_core.models.stored import load_shared_model
+    from lavq_core.progress import track
+    from lavq_core.runs.layout import RunFolder
+    from lavq_core.training.detector_training import predict
+    from lavq_core.training.personal import personalise
+
+    run = RunFolder.open(args.run)
+    model = load_shared_model(run)
+    name, patient = read_patient(args.record, args.age, _SEX[args.sex], model.config)
+    examples, networks_of = _examples(run, model, patient, args.site)
+    settings, rate = model.config, model.config.data.sampling_rate
+    made = [
+        personalise(model.detector, examples, settings.personal, settings.detector_training, rate, seed)
+        for seed in track(range(_SEEDS), "fine-tuning")
+    ]
+    before = predict(model.detector, patient.signal)[0]  # (5,)
+    after = torch.stack([predict(detector, patient.signal)[0] for detector in made])  # (seeds, 5)
+    _save(Path(args.out), made[0], run, model, name, networks_of, examples)
+
+    table = Table(name, "population", "personal", f"over {_SEEDS} fine-tunings")
+    for c, label in enumerate(model.classes):
+        spread = f"{after[:, c].min():.3f} to {after[:, c].max():.3f}"
+        table.add_row(label, f"{before[c]:.3f}", f"{after[0, c]:.3f}", spread)
+    Console().print(table)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if before[0] < _SICK:
+        console.print("note: this ECG does not read as NORM, so this detector takes for normal what may be ill")
+    console.print(f"{len(examples) // 2} twins by the networks of {networks_of}; written to {args.out}")
+    console.print("not yet proved against controls (another patient's twins); uncalibrated; not a medical device")
+    return 0
+
+
+def _examples(run: RunFolder, model: SharedModel, patient: Patients, site: str) -> tuple[LabelledEcgs, str]:
+    """Make the patient's twins of every disease that the federation has seen; whose networks made them."""
+    import torch
+
+    from lavq_core.errors import RunError
+    from lavq_core.models.prior import available_diseases, draw_statements
+    from lavq_core.models.stored import load_networks
+    from lavq_core.models.twins import request_twins
+    from lavq_core.text.statements import named
+    from lavq_core.training.personal import personal_examples
+
+    diseases = available_diseases(model.codebook["requests"])
+    if len(diseases) == 0:
+        raise RunError(f"the run in {run.root} has seen no disease, so it makes no twins: give a run that trained them")
+    networks, networks_of = load_networks(run, site)
+    generator = torch.Generator().manual_seed(model.config.run.seed)
+    classes = diseases.repeat(model.config.personal.twins)  # (n,)
+    wanted = named(draw_statements(model.codebook["requests"], classes, generator))
+    several = patient.take(torch.zeros_like(classes))
+    twins = request_twins(networks, model.codebook["codes"], several, wanted, model.config, 1.0, generator)
+    return personal_examples(patient.signal[0], twins.signal, classes), networks_of
+
+
+def _save(
+    out: Path, detector: Detector, run: RunFolder, model: SharedModel, name: str, networks_of: str, data: LabelledEcgs
+) -> None:
+    from lavq_core.models.calibration import detector_digest
+    from lavq_core.models.stored import save_personal
+
+    about = {
+        "record": name,
+        "run": run.root.name,
+        "networks_of": networks_of,
+        "twins": _counts(data.y[: len(data) // 2], model.classes),
+        "population": detector_digest(model.detector.state_dict()),
+        "note": "made from one patient's ECG: that patient's data; not proved against controls; not a medical device",
+    }
+    save_personal(out, detector, about)
+
+
+def _counts(y: Tensor, classes: tuple[str, ...]) -> dict[str, int]:
+    """Twins by disease."""
+    total: torch.Tensor = y.sum(dim=0)
+    return {name: int(count) for name, count in zip(classes, total.tolist(), strict=True) if count}
