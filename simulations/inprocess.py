@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -36,9 +36,12 @@ class InProcessGrid(Grid):
         client_app: the sites' app.
         clients: number of sites; site i has ``node_config`` ``{"partition-id": i, "num-partitions": clients}``.
         run_config: every site's run config.
+        absent: partitions whose site takes no part; the others keep their numbers and their data.
     """
 
-    def __init__(self, client_app: ClientApp, clients: int, run_config: UserConfig) -> None:
+    def __init__(
+        self, client_app: ClientApp, clients: int, run_config: UserConfig, absent: Collection[int] = ()
+    ) -> None:
         self._client_app = client_app
         self._run = empty_run(RUN_ID)
         self._contexts = {
@@ -50,6 +53,7 @@ class InProcessGrid(Grid):
                 run_config=dict(run_config),
             )
             for partition, node in enumerate(range(2, clients + 2))  # node 1 is the server
+            if partition not in absent
         }
         self._waiting: dict[str, Message] = {}
         self._sent = 0
@@ -116,6 +120,7 @@ def run_in_process(
     clients: int,
     server_app: ServerApp | None = None,
     client_app: ClientApp | None = None,
+    absent: Collection[int] = (),
 ) -> None:
     """Run a federation in this process.
 
@@ -124,6 +129,7 @@ def run_in_process(
         clients: number of sites.
         server_app: default ``server.app``.
         client_app: default ``client.app``.
+        absent: partitions whose site takes no part; ``federation.sites`` does not count them.
 
     Raises:
         LavqError: whatever ended the run.
@@ -138,7 +144,7 @@ def run_in_process(
 
         client_app = lavq_client
     run_config: UserConfig = {"overrides": shlex.join(overrides)}
-    grid = InProcessGrid(client_app, clients, run_config)
+    grid = InProcessGrid(client_app, clients, run_config, absent)
     context = Context(run_id=RUN_ID, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     with acting_as_server(RUN_ID):
         server_app(grid, context)

@@ -48,7 +48,7 @@ def summarise(run: RunFolder) -> Metrics:
     metrics = _run_facts(run, config, events)
     for site in run.sites():
         metrics |= _site_facts(site)
-    metrics |= _byte_counts(events)
+    metrics |= byte_counts(events)
     metrics |= _scores(run, config)
     metrics["privacy.statement"] = PRIVACY_OFF
     return metrics
@@ -121,7 +121,7 @@ def _site_facts(site: SiteFolder) -> Metrics:
     return metrics
 
 
-def _byte_counts(events: list[dict]) -> Metrics:
+def byte_counts(events: list[dict]) -> Metrics:
     """Mean bytes of one round and site, training and evaluation together, as serialised records."""
     talk = [event for event in events if event["event"] in ("site-replied", "site-evaluated") and event["round"] > 0]
     pairs = {(event["round"], event["site"]) for event in talk}

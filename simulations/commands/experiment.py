@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "run an experiment over several arms and seeds and write its results file"
 EXAMPLE = """\
   lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
-  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 --site site-2 --classes MI preset=ptbxl"""
 _NAMES = {
@@ -24,6 +24,8 @@ _NAMES = {
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
 }
+_ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
+_ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
 _SHARES = ("all", "editor", "prior", "codebook")
 
 
@@ -34,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default 3)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at the same time, one core each (default 2)")
     parser.add_argument("--work", metavar="DIR", help="keeps each training, so that a broken-off experiment goes on")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=_ARMS,
+        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five)",
+    )
+    parser.add_argument("--partitions", nargs="+", default=["site"], help="federation: site, dirichlet-0.1, iid (site)")
     parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
     parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
     parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
@@ -64,9 +73,12 @@ def execute(args: argparse.Namespace) -> int:
         "patients": int(database.table["patient_id"].nunique()),
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
-    own = ["--site", args.site, "--classes", *args.classes, "--share", *args.share] if args.name == "transfer" else []
+    own = {
+        "transfer": ["--site", args.site, "--classes", *args.classes, "--share", *args.share],
+        "federation": ["--arms", *args.arms, "--partitions", *args.partitions],
+    }.get(args.name, [])
     asked = [override for override in args.overrides if not override.startswith("data.cache_dir=")]  # a machine's own
-    command = shlex.join(["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *own, *asked])
+    command = shlex.join(["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *asked, *own])
     path = write_results(args.name, command, data, time.monotonic() - began, rows)
     Console().print(f"results: {path}\nnow `lavq results` puts them into the README", soft_wrap=True, highlight=False)
     return 0
@@ -83,12 +95,13 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         from simulations.experiments.transfer import run_transfer
 
         return lambda: run_transfer(overrides, args.seeds, work, args.workers, args.site, args.classes, args.share)
-    from simulations.experiments.federation import run_experiment, score, write_predictions
+    from simulations.experiments.federation import arms_of, run_experiment, score, write_predictions
 
     def federation() -> list[Row]:
-        predictions = run_experiment(overrides, args.seeds, work, args.workers)
+        arms = arms_of(args.arms, args.partitions, overrides)
+        predictions, costs = run_experiment(overrides, args.seeds, work, args.workers, arms)
         write_predictions(predictions)
-        return score(predictions)
+        return score(predictions) + costs
 
     return federation
 

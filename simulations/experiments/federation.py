@@ -1,11 +1,13 @@
-"""What federation, and twins in it, do for the detector: centralised, local only, federated with and without twins.
+"""What federation does for the detector: the matrix of methods and partitions, and sites left out.
 
-All arms run the same code with the same settings for the same number of rounds. The test fold is scored once, by each
-arm's final detector; a record is reported under the hospital that the site partition gives it to.
+All arms run the same code for the same number of passes over the data. The test fold is scored once, by each arm's
+final detector; a record is reported under the hospital that the site partition gives it to. An arm is
+``METHOD/PARTITION`` or ``leave-out/SITE``: federated averaging among the other hospitals, scored at the one left out.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,35 @@ import pandas as pd
 from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.metrics.auc import BOOTSTRAPS, class_aucs, weighted_auc
-from lavq_core.runs.layout import RunFolder
+from lavq_core.errors import ConfigError
+from lavq_core.metrics.auc import BOOTSTRAPS, class_aucs, macro_auc, weighted_auc
+from lavq_core.models.stored import load_shared_model, shared_detector
+from lavq_core.runs.artefact import load_artefact
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
+from lavq_core.training.detector_training import predict
 from simulations.experiments.generators import ONE_SITE
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import FOLDER, Row
 from simulations.launch import quoted
 from simulations.partitions import partition
+from simulations.summary import byte_counts
 
-ARMS = ("centralised/site", "local/site", "fedavg/site", "fedavg-no-twins/site")
-_NO_TWINS = ["twins.per_record=0", "separator_training.steps=0"]  # without twins nobody needs the separator
+_NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")  # without twins nobody needs the separator
+_MOMENTS = ("federation.average_moments=true",)  # of a site alone: its optimiser is never started anew
+_ROUND_SPLIT, _STEPS = 4, 36  # the recipe's rounds are shorter, and every site takes the same number of steps
+METHODS = {
+    "centralised": (*_NO_TWINS, *_MOMENTS),
+    "local": (*_NO_TWINS, *_MOMENTS),
+    "fedavg": (),
+    "fedavg-no-twins": _NO_TWINS,
+    "fedprox": ("federation.strategy=fedprox", *_NO_TWINS),
+    "fedadam": ("federation.strategy=fedadam", *_NO_TWINS),
+    "fedavg-moments": (*_NO_TWINS, *_MOMENTS),
+    "leave-out": _NO_TWINS,
+}
+PARTITIONS = {"site": "site", "dirichlet-0.1": "dirichlet:0.1", "iid": "iid"}
 
 
 @dataclass(frozen=True)
@@ -38,45 +58,129 @@ class Job:
     overrides: tuple[str, ...]
     folder: Path
 
+    @property
+    def complete(self) -> list[str]:
+        """Every override of this training."""
+        method, where = self.arm.split("/", 1)
+        config = compose(self.overrides)
+        added = [*METHODS[method], f"run.seed={self.seed}", f"run.dir={quoted(self.folder)}"]
+        if method == "centralised":
+            added += ONE_SITE
+        elif where in PARTITIONS:
+            added.append(f"partition.scheme={PARTITIONS[where]}")
+        if method == "fedavg-moments":
+            training, rounds = config.detector_training, config.federation.rounds * _ROUND_SPLIT
+            added += [f"federation.rounds={rounds}", f"detector_training.epochs={training.epochs / _ROUND_SPLIT}"]
+            added.append(f"detector_training.steps={training.steps or _STEPS}")
+        if method == "leave-out":
+            sites = config.federation.sites - 1
+            added += [f"federation.sites={sites}", f"federation.min_sites={min(sites, config.federation.min_sites)}"]
+        return [*self.overrides, *added]
 
-def run_experiment(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> pd.DataFrame:
+
+def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """List the arms of some methods; ``centralised`` knows no partition, ``leave-out`` has an arm for each hospital.
+
+    Raises:
+        ConfigError: a method or a partition that does not exist.
+    """
+    for asked, known in ((methods, METHODS), (partitions, PARTITIONS)):
+        for name in asked:
+            if name not in known:
+                raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
+    arms: list[str] = []
+    for method in methods:
+        if method == "leave-out":
+            arms += [f"leave-out/{name}" for name in _hospitals(compose(overrides))[1]]
+        else:
+            arms += [f"{method}/{where}" for where in (("site",) if method == "centralised" else partitions)]
+    return arms
+
+
+def run_experiment(
+    overrides: Sequence[str], seeds: int, work: Path, workers: int, arms: Sequence[str]
+) -> tuple[pd.DataFrame, list[Row]]:
     """Train every arm with every seed; finished trainings in ``work`` are not repeated.
 
     Returns:
-        Predictions on the test fold: arm, seed, ecg_id, patient_id, site, probabilities and true labels.
+        Predictions on the test fold: arm, seed, ecg_id, patient_id, site, probabilities and true labels; and what the
+        trainings cost, as rows ``bytes_per_round`` (of one site, both ways) and ``rounds_to_99_percent``.
     """
     jobs = [
         Job(arm, seed, tuple(overrides), work / arm.replace("/", "-") / f"seed-{seed}")
         for seed in range(seeds)
-        for arm in ARMS
+        for arm in arms
     ]
-    parts = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
-    return pd.concat(parts, ignore_index=True)
+    done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
+    return pd.concat([table for table, _ in done], ignore_index=True), _costs(jobs, [cost for _, cost in done])
 
 
-def _train(job: Job) -> pd.DataFrame:
-    """Train one arm in a process of its own; its predictions on the test fold."""
-    file = job.folder / "test-predictions.csv"
-    if not file.is_file():
-        overrides = [*job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
-        table = _train_local(overrides) if job.arm.startswith("local") else _train_together(job.arm, overrides)
+def _train(job: Job) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Train one arm in a process of its own; its predictions on the test fold, and what it cost."""
+    file, cost = job.folder / "test-predictions.csv", job.folder / "cost.json"
+    if not (file.is_file() and cost.is_file()):
+        table = _train_local(job.complete) if job.arm.startswith("local") else _train_together(job)
         table.to_csv(file, index=False)
-    return pd.read_csv(file).assign(arm=job.arm, seed=job.seed)
+        write_atomic(cost, json.dumps({} if job.arm.startswith("local") else _cost(RunFolder(job.folder))))
+    return pd.read_csv(file).assign(arm=job.arm, seed=job.seed), json.loads(cost.read_text(encoding="utf-8"))
 
 
-def _train_together(arm: str, overrides: list[str]) -> pd.DataFrame:
+def _train_together(job: Job) -> pd.DataFrame:
     from simulations.inprocess import run_in_process
 
-    overrides = overrides + (list(ONE_SITE) if arm.startswith("centralised") else [])
-    overrides = overrides + (_NO_TWINS if "no-twins" in arm or arm.startswith("centralised") else [])
-    config = compose(overrides)
-    run = RunFolder(Path(config.run.dir))
-    run_in_process(overrides, config.federation.sites)
+    config, run = compose(job.complete), RunFolder(job.folder)
+    database, shares = _hospitals(compose(job.overrides))
+    method, where = job.arm.split("/", 1)
+    if method == "leave-out":
+        run_in_process(job.complete, len(shares), absent={list(shares).index(where)})
+        return _scores_at(where, database, shares[where], run)
+    run_in_process(job.complete, config.federation.sites)
     table = pd.concat([pd.read_csv(site.predictions) for site in run.sites()], ignore_index=True)
-    return _with_hospitals(table[table["fold"] == config.data.test_fold], overrides)
+    owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
+    return table[table["fold"] == config.data.test_fold].assign(site=lambda rows: rows["ecg_id"].map(owner))
 
 
-def _train_local(overrides: list[str]) -> pd.DataFrame:
+def _scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
+    """Test predictions of a run's final detector at a hospital that took no part."""
+    from client.evaluation import write_predictions
+    from client.site import Site
+    from lavq_core.training.site_data import SiteData
+
+    shared = load_shared_model(run)
+    site = Site(SiteData(name, database, positions, shared.config), run.site(name))
+    write_predictions(site, shared.detector)
+    table = pd.read_csv(site.folder.predictions)
+    return table[table["fold"] == shared.config.data.test_fold]
+
+
+def _cost(run: RunFolder) -> dict[str, float]:
+    """Bytes of one round and site, and the rounds until the pooled validation AUC has 99 % of its final value."""
+    shared = load_shared_model(run)
+    config, database = shared.config, Database.configured(shared.config.data)
+    positions = database.in_folds(config.data.validation_fold)
+    signals, scores = database.signals(positions), []
+    for number in range(1, config.federation.rounds + 1):
+        detector = shared_detector(config, load_artefact(run.checkpoint(number))[0]["detector"])
+        scores.append(macro_auc(database.labels[positions], predict(detector, signals).numpy()))
+    reached = next(number for number, value in enumerate(scores, 1) if value >= 0.99 * scores[-1])
+    return {
+        "bytes_per_round": sum(map(float, byte_counts(read_events(run.events)).values())),
+        "rounds_to_99_percent": float(reached),
+    }
+
+
+def _costs(jobs: Sequence[Job], costs: Sequence[dict[str, float]]) -> list[Row]:
+    """Means over seeds; the interval is the seeds' range."""
+    rows = []
+    for arm in dict.fromkeys(job.arm for job in jobs):
+        found = [cost for job, cost in zip(jobs, costs, strict=True) if job.arm == arm]
+        for metric in found[0]:
+            values = [cost[metric] for cost in found]
+            rows.append(Row(arm, metric, float(np.mean(values)), min(values), max(values), 0, len(values)))
+    return rows
+
+
+def _train_local(overrides: Sequence[str]) -> pd.DataFrame:
     """Every hospital alone: the rounds of a federation in which nobody else takes part."""
     from client import evaluation
     from client.site import Site
@@ -86,27 +190,23 @@ def _train_local(overrides: list[str]) -> pd.DataFrame:
     from lavq_core.training.site_round import SharedState, train_round
     from server.app import initial_model
 
-    config = compose([*overrides, *_NO_TWINS])
+    config = compose(overrides)
     run, parts = RunFolder(Path(config.run.dir)), []
-    database, shares = _hospitals(config)
+    database = Database.configured(config.data)
+    shares = partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
     for name, positions in shares.items():
         site = Site(SiteData(name, database, positions, config), run.site(name))
         model, rounds = initial_model(config), config.federation.rounds
-        shared = SharedState(model.detector, model.codebook, model.networks)
+        shared = SharedState(model.detector, model.codebook, model.networks, model.moments)
         for number in range(1, rounds + 1):
             update = train_round(site.data, site.folder.private_model, shared, number, rounds)
             codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
-            shared = SharedState(update.detector, codebook, update.networks)
+            shared = SharedState(update.detector, codebook, update.networks, update.moments)
         evaluation.write_predictions(site, shared_detector(config, shared.detector))
         parts.append(pd.read_csv(site.folder.predictions))
     table = pd.concat(parts, ignore_index=True)
-    return table[table["fold"] == config.data.test_fold]
-
-
-def _with_hospitals(table: pd.DataFrame, overrides: Sequence[str]) -> pd.DataFrame:
-    """Name each record's hospital in the site partition, whatever partition it was trained in."""
-    database, shares = _hospitals(compose([o for o in overrides if o not in ONE_SITE]))
-    owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
+    table = table[table["fold"] == config.data.test_fold]
+    owner = {ecg_id: name for name, rows in _hospitals(config)[1].items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
 
 
@@ -126,7 +226,7 @@ def write_predictions(predictions: pd.DataFrame) -> None:
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:
-    """Macro AUC pooled, per hospital and of the worst hospital, for every arm.
+    """Macro AUC pooled, per hospital, their mean and the worst one, for every arm.
 
     A value is the mean over seeds. Its interval is that of the mean over seeds when patients are drawn 1,000 times: it
     says how much another sample of patients would change the figure, and averages over the seeds' own spread.
@@ -134,16 +234,18 @@ def score(predictions: pd.DataFrame) -> list[Row]:
     rows = []
     for arm, table in predictions.groupby("arm", sort=False):
         seeds = int(table["seed"].nunique())
-        groups = {"macro_auc.pooled": table}
-        groups |= {f"macro_auc.site.{name}": part for name, part in table.groupby("site")}
+        groups = {f"macro_auc.site.{name}": part for name, part in table.groupby("site")}
         found = {metric: _mean_over_seeds(part) for metric, part in groups.items()}
+        per_site = list(found.values())
+        if not str(arm).startswith("leave-out/"):  # scored at one hospital only
+            worst = min(per_site, key=lambda item: item[0])
+            mean = float(np.mean([value for value, _, _ in per_site]))
+            together = (mean, np.mean([draws for _, draws, _ in per_site], axis=0), table["ecg_id"].nunique())
+            found = {"macro_auc.pooled": _mean_over_seeds(table), **found, "macro_auc.site_macro": together}
+            found["macro_auc.worst_site"] = worst
         for metric, (value, draws, n) in found.items():
             low, high = np.nanpercentile(draws, [2.5, 97.5])
             rows.append(Row(str(arm), metric, value, float(low), float(high), n, seeds))
-        per_site = [found[metric] for metric in found if metric.startswith("macro_auc.site.")]
-        worst = min(per_site, key=lambda item: item[0])
-        low, high = np.nanpercentile(worst[1], [2.5, 97.5])
-        rows.append(Row(str(arm), "macro_auc.worst_site", worst[0], float(low), float(high), worst[2], seeds))
     return rows
 
 

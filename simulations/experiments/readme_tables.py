@@ -8,7 +8,8 @@ from lavq_core.data.labels import SUPERCLASSES
 from simulations.experiments.results_file import Row
 
 _DISEASES = SUPERCLASSES[1:]
-_COLUMNS = {"macro_auc.pooled": "pooled", "macro_auc.worst_site": "worst site"}
+_COLUMNS = {"macro_auc.pooled": "pooled", "macro_auc.site_macro": "mean of sites", "macro_auc.worst_site": "worst site"}
+_COSTS = {"bytes_per_round": "bytes a round and site", "rounds_to_99_percent": "rounds to 99 % of the final AUC"}
 _TWINS = (  # title, arm, metric with {} for the class
     ("requested class, trees: twins", "prior", "judge_auc.{}.trees"),
     ("... real records", "real", "judge_auc.{}.trees"),
@@ -52,10 +53,19 @@ _BY_CLASS = {
 
 def _federation(rows: Sequence[Row]) -> list[str]:
     """A row an arm, a column a metric."""
-    metrics = list(dict.fromkeys(row.metric for row in rows))
+    metrics = list(dict.fromkeys(row.metric for row in rows if row.metric.startswith("macro_auc.")))
     metrics.sort(key=lambda metric: (metric == "macro_auc.worst_site", metric != "macro_auc.pooled", metric))
     titles = [_COLUMNS.get(metric, metric.removeprefix("macro_auc.site.")) for metric in metrics]
-    return _table("macro AUC", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    table = _table("macro AUC", titles, [(arm, arm, metrics) for arm in arms], rows)
+    costs = {(row.arm, row.metric): f"{row.value:,.0f}" for row in rows if row.metric in _COSTS}
+    if costs:
+        table += ["", "| cost | " + " | ".join(_COSTS.values()) + " |", "|---|" + "---|" * len(_COSTS)]
+        table += [
+            f"| {arm} | " + " | ".join(costs.get((arm, metric), "") for metric in _COSTS) + " |"
+            for arm in arms if any((arm, metric) in costs for metric in _COSTS)
+        ]  # fmt: skip
+    return table
 
 
 def _twins(rows: Sequence[Row]) -> list[str]:

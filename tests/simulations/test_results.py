@@ -35,7 +35,8 @@ def predictions() -> pd.DataFrame:
 
 def test_a_row_is_the_mean_over_seeds_of_sklearns_macro_auc(predictions):
     rows = {row.metric: row for row in score(predictions)}
-    assert set(rows) == {"macro_auc.pooled", "macro_auc.site.site-0", "macro_auc.site.rest", "macro_auc.worst_site"}
+    sites = {"macro_auc.site.site-0", "macro_auc.site.rest"}
+    assert set(rows) == {"macro_auc.pooled", *sites, "macro_auc.site_macro", "macro_auc.worst_site"}
     for metric, part in (("pooled", predictions), ("site.rest", predictions[predictions["site"] == "rest"])):
         expected = [
             roc_auc_score(table[[f"true_{n}" for n in SUPERCLASSES]], table[list(SUPERCLASSES)])
@@ -48,6 +49,9 @@ def test_a_row_is_the_mean_over_seeds_of_sklearns_macro_auc(predictions):
         assert row.n == part["ecg_id"].nunique()
     per_site = [rows["macro_auc.site.site-0"].value, rows["macro_auc.site.rest"].value]
     assert rows["macro_auc.worst_site"].value == min(per_site)
+    assert rows["macro_auc.site_macro"].value == pytest.approx(np.mean(per_site))
+    left_out = predictions[predictions["site"] == "rest"].assign(arm="leave-out/rest")
+    assert {row.metric for row in score(left_out)} == {"macro_auc.site.rest"}
 
 
 def test_labels_that_say_nothing_read_as_chance(predictions):
