@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lavq_core.config as module
-from lavq_core.config import compose, keys, load_config, save_config
+from lavq_core.config import as_overrides, compose, keys, load_config, other_settings, save_config
 from lavq_core.errors import ConfigError, LavqError, RunError
 from lavq_core.settings import Config
 
@@ -272,3 +272,27 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path: Path, cont
 def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LavqError, match=r"config\.yaml"):
         load_config(tmp_path / "config.yaml")
+
+
+def test_a_whole_configuration_can_be_given_as_overrides() -> None:
+    """As when a run goes on with its own settings."""
+    odd = [
+        "data.cache_dir=''",
+        "run.dir='/a b/it\\'s ü: #c'",
+        "text.encoder='a,b=[c]\\\\'",
+        "partition.withhold=['site-2:MI']",
+    ]
+    config = compose(["preset=paper", "separator_training.lr=1e-7", "federation.share=[]", *odd])
+    assert config.text.encoder == "a,b=[c]\\"
+    assert compose(as_overrides(config)) == config
+
+
+def test_settings_that_change_a_figure_are_told_from_those_that_do_not() -> None:
+    first = compose(["run.dir=/a"])
+    same = compose(["run.dir=/b", "run.resume=true", "federation.round_timeout=1", "data.cache_dir=/c"])
+    other = compose(["run.seed=3", "federation.share=[prior]", "run.dir=/b"])
+    assert other_settings(first, same) == {}
+    assert other_settings(first, other) == {
+        "run.seed": (0, 3),
+        "federation.share": (["separator", "editor", "prior"], ["prior"]),
+    }

@@ -16,9 +16,9 @@ from lavq_core.errors import RunError
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
-from lavq_core.models.stored import load_networks, load_private, save_private
+from lavq_core.models.stored import load_kept, load_networks, load_private, save_private
 from lavq_core.runs.artefact import load_artefact, save_artefact
-from lavq_core.runs.layout import RunFolder
+from lavq_core.runs.layout import RunFolder, rounds_in
 from lavq_core.settings import SHAREABLE, Config
 
 
@@ -191,3 +191,45 @@ def test_networks_of_another_version_or_size_are_named(tiny: Config, tmp_path: P
     tiny.separator.width *= 2
     with pytest.raises(RunError, match="another version or size"):
         load_private(tiny, folder)
+
+
+def rounds_of(folder: Path) -> list[int]:
+    return list(rounds_in(folder))
+
+
+def test_a_round_that_is_trained_again_starts_from_what_it_started_from(tiny: Config, tmp_path: Path) -> None:
+    """As when a server asks again, or goes back to its last checkpoint."""
+    for number in (1, 2, 3):
+        save_private(tmp_path, make_networks(tiny, number), number, {"moment": torch.tensor(float(number))})
+    for number in (3, 2):  # the server's newest checkpoint was damaged, so that two rounds are done again
+        assert equal(
+            load_private(tiny, tmp_path, before=number).state_dict(), make_networks(tiny, number - 1).state_dict()
+        )
+        assert load_kept(tmp_path, before=number) == {"moment": torch.tensor(float(number - 1))}
+    assert equal(load_private(tiny, tmp_path, before=1).state_dict(), make_networks(tiny, tiny.run.seed).state_dict())
+    assert load_kept(tmp_path, before=1) == {}
+    save_private(tmp_path, make_networks(tiny, 7), 2)
+    assert rounds_of(tmp_path) == [1, 2]  # what was trained on from the old round 2 is gone
+
+
+def test_a_site_keeps_its_last_rounds_and_says_when_they_do_not_go_back_far_enough(
+    tiny: Config, tmp_path: Path
+) -> None:
+    for number in (2, 3, 5, 6, 8):  # it missed some rounds
+        save_private(tmp_path, make_networks(tiny, number), number)
+    assert rounds_of(tmp_path) == [5, 6, 8]
+    assert equal(load_private(tiny, tmp_path, before=8).state_dict(), make_networks(tiny, 6).state_dict())
+    with pytest.raises(RunError, match=r"no networks from before round 5: the federation went back further"):
+        load_private(tiny, tmp_path, before=5)
+
+
+def test_a_site_that_came_late_starts_its_first_round_again_from_the_beginning(tiny: Config, tmp_path: Path) -> None:
+    save_private(tmp_path, make_networks(tiny, 9), 5)
+    assert equal(load_private(tiny, tmp_path, before=5).state_dict(), make_networks(tiny, tiny.run.seed).state_dict())
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tiny: Config, tmp_path: Path) -> None:
+    for rubbish in (".round-004.new-1", ".round-004.old-1"):
+        (tmp_path / rubbish).mkdir()
+    save_private(tmp_path, make_networks(tiny, 1), 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-004"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lavq_core.cli.main import main
-from lavq_core.config import compose, save_config
+from lavq_core.config import compose, load_config, save_config
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 RECORD = next(SAMPLE.glob("records100/*/*.hea")).with_suffix("")
@@ -184,6 +184,25 @@ class TestRunOfAnotherVersion:
 def test_report_of_a_run_that_did_not_finish(capsys, run):
     assert "did not finish" in fails(capsys, "report", run)
     assert not (run / "metrics.json").exists()
+
+
+class TestResume:
+    def test_other_settings_beside_resume(self, capsys, run):
+        for more in (["run.seed=1"], ["--data", SAMPLE], ["--out", "elsewhere"]):
+            assert "leave out KEY=VALUE, --data, --out" in fails(capsys, "run", "--resume", run, *more)
+
+    def test_a_folder_that_is_no_run(self, capsys, tmp_path):
+        assert "no run folder" in fails(capsys, "run", "--resume", tmp_path / "nowhere")
+        assert "not a run folder" in fails(capsys, "run", "--resume", tmp_path)
+
+    def test_a_finished_run(self, capsys, run):
+        from lavq_core.runs.events import EventLog
+
+        EventLog(run / "events.jsonl").write("run-finished", seconds=1.0)
+        config = load_config(run / "config.yaml")
+        config.data.dir = str(SAMPLE)
+        save_config(config, run / "config.yaml")
+        assert "has finished: there is nothing to go on with" in fails(capsys, "run", "--resume", run)
 
 
 def test_a_folder_may_have_spaces_and_quotes_in_its_name(tmp_path, database):

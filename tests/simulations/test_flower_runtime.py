@@ -234,6 +234,30 @@ def test_progress_is_a_line_a_round_and_names_who_was_left_out() -> None:
     ]
 
 
+def test_progress_of_a_resumed_run_begins_where_it_goes_on() -> None:
+    console = Console(record=True, width=200, force_terminal=False)
+    log = [
+        {"event": "run-started", "rounds": 3, "sites": 1},
+        {"event": "site-joined", "site": "site-0"},
+        {"event": "round-started", "round": 1},
+        {"event": "checkpoint-rejected", "round": 2, "reason": "it is damaged"},
+        {"event": "run-resumed", "round": 1, "rounds": 3, "sites": 1},
+        {"event": "site-joined", "site": "site-0"},
+        {"event": "round-started", "round": 2},
+        {"event": "site-asked-again", "round": 2, "site": "site-0", "status": "failed: OSError"},
+        {"event": "site-left", "site": "site-0"},
+    ]
+    with RunProgress(console, skip=3) as progress:
+        progress.show(log)
+    assert console.export_text().splitlines()[1:] == [
+        "the checkpoint of round 2 cannot be used: it is damaged",
+        "going on after round 1",
+        "sites: site-0",
+        "round 2: asking site-0 again: failed: OSError",
+        "site-0 has left",
+    ]
+
+
 def test_the_bundle_holds_our_code_and_nothing_else() -> None:
     """``flwr run`` ships the checkout in a bundle that drops ``test_*.py`` and ``*_test.py`` without a word."""
     bundle = build_fab_from_disk(CHECKOUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,26 @@ def test_the_same_seed_gives_the_same_model(run, tmp_path):
     for name in ("detector", "codebook", "networks"):
         one, two = (folder / "model" / f"{name}.safetensors" for folder in (run, again))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_run_that_was_broken_off_goes_on_by_command(run, tmp_path):
+    broken = RunFolder(tmp_path / "broken off")
+    shutil.copytree(run, broken.root)
+    lines = broken.events.read_text().splitlines(keepends=True)
+    end = next(place for place, line in enumerate(lines) if '"round-finished"' in line)
+    broken.events.write_text("".join(lines[: end + 1]))
+    shutil.rmtree(broken.checkpoint(2))
+    shutil.rmtree(broken.model)
+    broken.report.unlink()
+    assert main(["run", "--resume", str(broken.root)]) == 0
+    for name in ("detector", "codebook", "networks"):
+        one, two = (folder / "model" / f"{name}.safetensors" for folder in (run, broken.root))
+        assert one.read_bytes() == two.read_bytes()
+    assert broken.report.is_file()
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (run, broken.root)]
+    for key in figures[0]:  # rounds that were done twice count once
+        if key.startswith(("macro_auc", "convergence", "bytes_per_round", "twins")):
+            assert figures[0][key] == figures[1][key]
 
 
 def test_the_demo_runs_a_real_federation_and_agrees_with_the_one_in_process(tmp_path):
