@@ -60,7 +60,8 @@ class TreesJudge:
         if not ((labels > 0.5).any(axis=0) & (labels < 0.5).any(axis=0)).all():
             raise ValueError("every label needs records with it and without it")
         forest = ExtraTreesClassifier(_TREES, min_samples_leaf=_LEAF, max_features=_FEATURES, random_state=seed)
-        return cls(forest.fit(beat_shapes(median_beats, rate), labels.astype(np.int64)), rate)
+        target = labels.astype(np.int64)
+        return cls(forest.fit(beat_shapes(median_beats, rate), target[:, 0] if target.shape[1] == 1 else target), rate)
 
     def scores(self, median_beats: np.ndarray) -> np.ndarray:
         """Judge median beats ``(n, 8, W)``: shares of votes ``(n, C)`` float64, in the order of the labels."""
