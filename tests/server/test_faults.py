@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,12 @@ def play(federation, grid_of) -> Callable[..., float]:
     def run(fault: str = "", strategy: str = "fedavg") -> float:
         sites = {number: FAULTS[fault] if fault and number in BAD else honest for number in range(SITES)}
         grid: InProcessGrid = grid_of(sites, sites=SITES)
-        settings = {"strategy": strategy, "malicious": len(BAD), "max_weight_share": 0.2}  # below 1 / (2 * 2)
+        settings: dict[str, Any] = {
+            "strategy": strategy,
+            "malicious": len(BAD),
+            "max_weight_share": 0.2,
+        }  # below 1 / (2 * 2)
+        settings["round_timeout"] = 120.0  # the sites train one after another, on cores that may be busy
         return score(federation.run(grid, sites=SITES, min_sites=6, rounds=ROUNDS, **settings).detector)
 
     return run
