@@ -134,7 +134,7 @@ class DetectorTrainingConfig:
     schedule: str = "cosine"  # from the peak to the end: cosine, linear or constant
     warmup: float = 0.1  # share of the whole training over which the rate rises to its peak
     weight_decay: float = 0.02
-    positive_weights: list[float] = field(default_factory=lambda: [1.0] * 5)  # of a positive label, NORM to HYP
+    positive_weights: list[float] = field(default_factory=list)  # of a positive label, NORM to HYP; []: 1 each
     averaging: float = 0.0  # memory of a running mean of the weights, a share of the local call's steps; 0: off
     noise: float = 0.03  # mV, white noise added
     amplitude: float = 0.2  # relative spread of a record's gain

@@ -73,8 +73,8 @@ def check(config: Config) -> None:
         ),
         (not 0.0 <= config.detector_training.averaging <= 1.0, "detector_training.averaging must lie between 0 and 1"),
         (
-            len(config.detector_training.positive_weights) != len(SUPERCLASSES)
-            or min(config.detector_training.positive_weights) <= 0.0,
+            len(config.detector_training.positive_weights) not in (0, len(SUPERCLASSES))
+            or min(config.detector_training.positive_weights, default=1.0) <= 0.0,
             f"detector_training.positive_weights takes a number above 0 for each of {', '.join(SUPERCLASSES)}",
         ),
         (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),

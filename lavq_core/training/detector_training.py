@@ -54,7 +54,7 @@ def learning_rate(config: DetectorTrainingConfig, progress: float) -> float:
 
 
 def detector_loss(logits: Tensor, y: Tensor, weight: Tensor, positive: Tensor | None = None) -> Tensor:
-    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or 1 each."""
+    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or None for 1 each."""
     per_class = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=positive)  # (B, 5)
     return (per_class.mean(dim=1) * weight).sum() / weight.sum()
 
@@ -140,7 +140,7 @@ def take_steps(
     """
     device = next(model.parameters()).device
     on_device = torch.Generator(device).manual_seed(seed)
-    positive = torch.tensor(config.positive_weights, device=device)
+    positive = torch.tensor(config.positive_weights, device=device) if config.positive_weights else None
     start = [weights.detach().clone() for weights in model.parameters()] if proximal > 0 else []
     average = weight_average(model, config.averaging, len(batches)) if config.averaging > 0.0 else None
     losses = []
