@@ -54,7 +54,7 @@ def learning_rate(config: DetectorTrainingConfig, progress: float) -> float:
 
 
 def detector_loss(logits: Tensor, y: Tensor, weight: Tensor, positive: Tensor | None = None) -> Tensor:
-    """Weighted mean binary cross-entropy; logits and y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or None for 1 each."""
+    """Weighted mean binary cross-entropy; logits, y ``(B, 5)``, weight ``(B,)``, positive ``(5,)`` or None: 1 each."""
     per_class = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=positive)  # (B, 5)
     return (per_class.mean(dim=1) * weight).sum() / weight.sum()
 
