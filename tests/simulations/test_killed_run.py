@@ -34,7 +34,7 @@ def settings(folder: Path, cache: Path) -> list[str]:
     small += ["separator.width=16", "separator.blocks=1", "separator.heads=2", "separator_training.after=0"]
     small += ["separator_training.steps=2", "separator_training.batch=2", "codebook.size=6", "codebook.dim=8"]
     small += ["text.width=12", "twins.after=0", "twins.gallery=2", "partition.scheme=iid", "run.device=cpu"]
-    small += ["federation.sites=3", "federation.rounds=4", "federation.share=[]"]
+    small += ["federation.sites=3", "federation.rounds=4", "federation.share=[]", "data.train_folds=[1,2]"]
     where = [f"run.dir='{folder}'", f"data.dir='{ROOT}/simulations/sample'", f"data.cache_dir='{cache}'"]
     return [*where, *small]
 
@@ -73,7 +73,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
         if kills == MOMENTS:
             assert process.wait() == 0
             break
-        wait_for_training(broken, len(before) + 4, process)  # it has begun a round
+        wait_for_training(broken, len(before) + 5, process)  # a site has replied
         time.sleep(generator.uniform(0.0, length / MOMENTS))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
