@@ -158,7 +158,7 @@ def test_the_proximal_term_keeps_a_site_near_the_broadcast_weights(config: Confi
 def test_the_gradient_of_the_proximal_term_is_mu_times_the_way(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where records teach nothing and weight decay moves the weights, ``mu (w - start)`` is all that pulls back."""
     data, model, seen = labelled(4), fresh(), []
-    monkeypatch.setattr(detector_training, "detector_loss", lambda logits, y, weight: 0.0 * logits.sum())
+    monkeypatch.setattr(detector_training, "detector_loss", lambda logits, *_: 0.0 * logits.sum())
     config.detector_training.weight_decay, config.detector_training.lr = 10.0, 0.01
     start = [value.detach().clone() for value in model.parameters()]
     optimiser = make_optimiser(model, config.detector_training)
