@@ -17,7 +17,7 @@ EXAMPLE = """\
   lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
-  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 --site site-2 --classes MI preset=ptbxl"""
+  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
