@@ -10,7 +10,8 @@ from flwr.serverapp import Grid, ServerApp
 from lavq_core.models.codebook import merge_statistics
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
-from lavq_core.settings import FederationConfig
+from lavq_core.settings import DetectorTrainingConfig, FederationConfig
+from server.aggregation import Aggregator
 from server.checkpoints import Checkpoints
 from server.model import SharedModel
 from server.round_loop import RoundLoop
@@ -38,4 +39,6 @@ def main(grid: Grid, context: Context) -> None:
     federation = FederationConfig(
         sites=2, min_sites=int(settings.get("min_sites", 2)), rounds=1, join_timeout=60.0, round_timeout=60.0
     )
-    RoundLoop(grid, federation, merge_statistics, Checkpoints(run, 1, {}), EventLog(run.events)).run(model)
+    federation.max_weight_share = 1.0  # one of the two toy sites weighs three times the other
+    aggregator = Aggregator(federation, DetectorTrainingConfig(), merge_statistics)
+    RoundLoop(grid, federation, aggregator, Checkpoints(run, 1, {}), EventLog(run.events)).run(model)
