@@ -36,7 +36,7 @@ def train(message: Message, context: Context) -> Message:
     for part in ("detector", "networks"):
         learnt = {name: value + partition for name, value in records[part].to_torch_state_dict().items()}
         content[part] = ArrayRecord(learnt)
-    content["codebook"] = ArrayRecord({name: torch.ones(records["codebook"][name].shape) for name in STATISTICS})
+    content["codebook"] = ArrayRecord({name: torch.zeros(records["codebook"][name].shape) for name in STATISTICS})
     return Message(content, reply_to=message)
 
 
