@@ -113,7 +113,14 @@ def shared_detector(config: Config, state: StateDict) -> Detector:
 
 
 def load_private(config: Config, folder: Path, before: int | None = None) -> Networks:
-    """Load the site's networks in eval mode; before its first round, those that every site starts from.
+    """Load the site's networks as ``load_start`` does, without what their training goes on from."""
+    return load_start(config, folder, before)[0]
+
+
+def load_start(config: Config, folder: Path, before: int | None) -> tuple[Networks, StateDict]:
+    """Load the site's networks in eval mode, and what their training goes on from.
+
+    Before its first round these are the networks that every site starts from, and nothing.
 
     A round may be trained twice: a server asks again, or goes back to its last checkpoint. Both times it has to start
     from what the site had before that round, which is why a site keeps its last rounds.
@@ -126,21 +133,16 @@ def load_private(config: Config, folder: Path, before: int | None = None) -> Net
     Raises:
         RunError: the folder holds networks of another version or of other sizes, or none that are old enough.
     """
-    networks = make_networks(config, config.run.seed)
+    networks = make_networks(config, config.run.seed).eval()
     number = _start(folder, before)
-    if number:
-        parts, _ = load_artefact(of_round(folder, number))
-        try:
-            networks.load_state_dict(parts["networks"])
-        except (KeyError, RuntimeError):
-            raise _other_version(folder) from None
-    return networks.eval()
-
-
-def load_kept(folder: Path, before: int | None = None) -> StateDict:
-    """Load what the site's training of the networks goes on from; empty before its first round."""
-    number = _start(folder, before)
-    return load_artefact(of_round(folder, number))[0].get("training", {}) if number else {}
+    if not number:
+        return networks, {}
+    parts, _ = load_artefact(of_round(folder, number))
+    try:
+        networks.load_state_dict(parts["networks"])
+    except (KeyError, RuntimeError):
+        raise _other_version(folder) from None
+    return networks, parts.get("training", {})
 
 
 def save_private(folder: Path, networks: Networks, number: int, kept: StateDict | None = None) -> None:

@@ -24,7 +24,7 @@ from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.models.prior import available_diseases, draw_statements
-from lavq_core.models.stored import StateDict, load_kept, load_private, save_private, shared_detector
+from lavq_core.models.stored import StateDict, load_start, save_private, shared_detector
 from lavq_core.models.twins import request_twins
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs
@@ -67,8 +67,8 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
         raise DataError(f"site {site.name} has no record in the training folds: leave it out of the federation")
     device = pick_device(config.run.device)
     generator = torch.Generator().manual_seed(_round_seed(config.run.seed, site.name, number))
-    networks = load_private(config, private_model, before=number).to(device)
-    networks.take_over(shared.networks)
+    networks, kept = load_start(config, private_model, before=number)
+    networks.to(device).take_over(shared.networks)
     model = shared_detector(config, shared.detector).to(device)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
 
@@ -82,7 +82,7 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
         generator,
         total=total,
         done=max(0, done),
-        kept=load_kept(private_model, before=number),
+        kept=kept,
     )
     measured = trainer.run(site.beats, steps if done >= 0 else 0)
     if measured:

@@ -16,7 +16,7 @@ from lavq_core.errors import RunError
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
-from lavq_core.models.stored import load_kept, load_networks, load_private, save_private
+from lavq_core.models.stored import load_networks, load_private, load_start, save_private
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder, rounds_in
 from lavq_core.settings import SHAREABLE, Config
@@ -205,9 +205,9 @@ def test_a_round_that_is_trained_again_starts_from_what_it_started_from(tiny: Co
         assert equal(
             load_private(tiny, tmp_path, before=number).state_dict(), make_networks(tiny, number - 1).state_dict()
         )
-        assert load_kept(tmp_path, before=number) == {"moment": torch.tensor(float(number - 1))}
+        assert load_start(tiny, tmp_path, before=number)[1] == {"moment": torch.tensor(float(number - 1))}
     assert equal(load_private(tiny, tmp_path, before=1).state_dict(), make_networks(tiny, tiny.run.seed).state_dict())
-    assert load_kept(tmp_path, before=1) == {}
+    assert load_start(tiny, tmp_path, before=1)[1] == {}
     save_private(tmp_path, make_networks(tiny, 7), 2)
     assert rounds_of(tmp_path) == [1, 2]  # what was trained on from the old round 2 is gone
 

@@ -32,6 +32,7 @@ from lavq_core.runs.layout import rounds_in
 from lavq_core.settings import SHAREABLE, Config
 from lavq_core.text.statements import requests
 from lavq_core.training import site_round
+from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.guided import NORM
 from lavq_core.training.site_data import SiteData
 from lavq_core.training.site_round import SharedState, SiteUpdate, train_round, training_twins
@@ -263,38 +264,37 @@ def test_two_sites_do_not_mix(site: SiteData, tmp_path: Path) -> None:
     assert not equal(on_disk(tmp_path / "sites" / "other"), alone)
 
 
-def test_the_learning_rate_falls_over_all_rounds(
-    site: SiteData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schedules = []
+def schedules(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Steps of the whole training and steps done, as each round begins."""
+    found: list[tuple[int, int]] = []
     trainer = site_round.SeparatorTrainer
 
     def spy(*rest, total: int, done: int, **named):
-        schedules.append((total, done))
+        found.append((total, done))
         return trainer(*rest, total=total, done=done, **named)
 
     monkeypatch.setattr(site_round, "SeparatorTrainer", spy)
+    return found
+
+
+def test_the_learning_rate_falls_over_all_rounds(
+    site: SiteData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = schedules(monkeypatch)
     for number in (1, 2, 4):
         play(site, tmp_path / "private", number)
     steps = site.config.separator_training.steps
-    assert schedules == [(4 * steps, 0), (4 * steps, steps), (4 * steps, 3 * steps)]
+    assert begun == [(4 * steps, 0), (4 * steps, steps), (4 * steps, 3 * steps)]
 
 
 def test_the_separator_waits_for_its_round_and_then_has_a_whole_schedule(
     sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.separator_training.after = tiny.twins.after = 0.5
-    site, schedules = SiteData("site-0", sample_database, POSITIONS, tiny), []
-    trainer = site_round.SeparatorTrainer
-
-    def spy(*rest, total: int, done: int, **named):
-        schedules.append((total, done))
-        return trainer(*rest, total=total, done=done, **named)
-
-    monkeypatch.setattr(site_round, "SeparatorTrainer", spy)
+    site, begun = SiteData("site-0", sample_database, POSITIONS, tiny), schedules(monkeypatch)
     early, first, last = (play(site, tmp_path / "private", number) for number in (2, 3, 4))
     steps = tiny.separator_training.steps
-    assert schedules[1:] == [(2 * steps, 0), (2 * steps, steps)]
+    assert begun[1:] == [(2 * steps, 0), (2 * steps, steps)]
     assert equal(early.networks, broadcast(tiny).networks)  # nothing was trained yet
     assert all(not value.any() for value in early.statistics.values())
     assert not equal(first.networks, broadcast(tiny).networks)
@@ -332,19 +332,25 @@ def test_the_judge_is_the_broadcast_detector_from_round_two(
 # --- twins -----------------------------------------------------------------------------------------------------------
 
 
+def training_data(monkeypatch: pytest.MonkeyPatch) -> list[LabelledEcgs]:
+    """What the detector trains on, round by round."""
+    found: list[LabelledEcgs] = []
+    train = site_round.train_in_round
+
+    def spy(model, data: LabelledEcgs, *rest, **named):
+        found.append(data)
+        return train(model, data, *rest, **named)
+
+    monkeypatch.setattr(site_round, "train_in_round", spy)
+    return found
+
+
 def test_twins_join_the_detectors_training_from_their_round_on(
     sample_database: Database, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.twins.after, tiny.twins.per_record, tiny.twins.weight = 0.25, 2, 0.25
     site = SiteData("site-0", sample_database, POSITIONS, tiny)
-    trained_on = []
-    train = site_round.train_in_round
-
-    def spy(model, data, *rest, **named):
-        trained_on.append(data)
-        return train(model, data, *rest, **named)
-
-    monkeypatch.setattr(site_round, "train_in_round", spy)
+    trained_on = training_data(monkeypatch)
     real, healthy = len(site.train_positions), len(site.healthy)
     assert BEATLESS in site.train_positions
     assert healthy == int(sample_database.norm_only()[site.train_positions].sum()) - 1
@@ -399,14 +405,7 @@ def test_a_disease_that_only_other_sites_have_seen_is_made_too(
     site: SiteData, sample_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The point of a federated prior."""
-    trained_on = []
-    train = site_round.train_in_round
-
-    def spy(model, data, *rest, **named):
-        trained_on.append(data)
-        return train(model, data, *rest, **named)
-
-    monkeypatch.setattr(site_round, "train_in_round", spy)
+    trained_on = training_data(monkeypatch)
     without = replace(site, withheld=("HYP",))
     play(without, tmp_path / "a", number=3)
     play(without, tmp_path / "b", number=3, known=seen_in("HYP"))
