@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -91,20 +91,20 @@ def _convert(detector: Detector, sampling_rate: int) -> bytes:
     By torch's older exporter: the newer one takes twenty times as long, two more libraries and a second file for
     weights this small. What it writes is compared with the original either way.
     """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        file = Path(folder) / "detector.onnx"
         warnings.simplefilter("ignore")  # that there is a newer one
         torch.onnx.export(
             _Probabilities(detector).eval(),
             (torch.zeros(1, len(INDEPENDENT_LEADS), round(DURATION * sampling_rate)),),
-            buffer,
+            file,
             input_names=["ecg"],
             output_names=["probability"],
             dynamic_axes={"ecg": {0: "n", 2: "T"}, "probability": {0: "n"}},
             opset_version=OPSET,
             dynamo=False,
         )
-    return buffer.getvalue()
+        return file.read_bytes()
 
 
 @torch.no_grad()

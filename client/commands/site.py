@@ -1,0 +1,54 @@
+"""``lavq site``: look after one hospital."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "look after one hospital"
+EXAMPLE = """\
+  lavq site report /path/to/ptb-xl --out data-card.html"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments: one subcommand a line."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _configure_report(actions.add_parser("report", help=_REPORT, description=_REPORT))
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    return int(args.action(args) or 0)
+
+
+_REPORT = "write the site's data card: records, patients, quality, duplicates, healthy patients"
+
+
+def _configure_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("database", metavar="DIR", help="a folder in PTB-XL's layout")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the whole card, FILE.html or FILE.md (default: the summary alone)"
+    )
+    parser.add_argument("--rate", type=int, default=100, metavar="HZ", help="of the records, 100 or 500 (default 100)")
+    parser.set_defaults(action=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Print the summary, write the card."""
+    from rich.console import Console
+
+    from client.data_card import show, write_card
+    from client.site_report import INTRO, site_report
+    from lavq_core.data.database import Database
+
+    error = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    database = Database.open(args.database, args.rate)
+    with error.status("looking for beats and duplicates"):
+        sections = site_report(database)
+    console = Console(highlight=False)
+    for section in sections[:2]:
+        show(console, section)
+    if args.out:
+        write_card(Path(args.out), f"Data card: {database.folder.name}", INTRO, sections)
+        error.print(f"{len(sections)} sections, written to {args.out}; it names records: keep it at the site")
+    return 0
