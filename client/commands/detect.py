@@ -57,11 +57,14 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lavq_core.errors import LavqError
+    from lavq_core.formats.options import ReadOptions
     from lavq_core.models.stored import load_calibration, load_personal, load_shared_model
     from lavq_core.runs.layout import RunFolder, write_atomic
 
     if bool(args.records) == bool(args.database):
         raise LavqError("give either ECGs or --database DIR")
+    if args.database and read_options(args) != ReadOptions():
+        raise LavqError("leave out --sampling-rate, --unit, --leads and --start: a database says these itself")
     run = RunFolder.open(args.run)
     model = load_shared_model(run)
     if args.model and args.calibration:

@@ -29,7 +29,7 @@ def _configure_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="the whole card, FILE.html or FILE.md (default: the summary alone)"
     )
-    parser.add_argument("--rate", type=int, default=100, metavar="HZ", help="of the records, 100 or 500 (default 100)")
+    parser.add_argument("--sampling-rate", type=int, default=100, metavar="HZ", help="100 or 500 (default 100)")
     parser.set_defaults(action=_report)
 
 
@@ -42,7 +42,7 @@ def _report(args: argparse.Namespace) -> int:
     from lavq_core.data.database import Database
 
     error = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    database = Database.open(args.database, args.rate)
+    database = Database.open(args.database, args.sampling_rate)
     with error.status("looking for beats and duplicates"):
         sections = site_report(database)
     console = Console(highlight=False)

@@ -61,23 +61,6 @@ def check_form(samples: int, sampling_rate: float, expected_rate: float, duratio
     return Quality(Verdict.REJECT if reasons else Verdict.ACCEPT, tuple(reasons))
 
 
-def assess_record(
-    signal: np.ndarray, sampling_rate: float, expected_rate: float, present: np.ndarray | None = None
-) -> Quality:
-    """Judge one record in full: rate and length, then what ``assess`` judges.
-
-    Args:
-        signal: (12, T) in mV, canonical lead order.
-        sampling_rate: Hz of the signal.
-        expected_rate: Hz that it should have.
-        present: (12,) bool, leads that the record has; all of them when left out.
-    """
-    form = check_form(signal.shape[-1], sampling_rate, expected_rate)
-    if form.verdict is Verdict.REJECT:
-        return form
-    return assess(signal[None], sampling_rate, None if present is None else present[None])[0]
-
-
 def assess(
     signals: np.ndarray, sampling_rate: float, present: np.ndarray | None = None, blank: np.ndarray | None = None
 ) -> list[Quality]:

@@ -211,3 +211,9 @@ def test_a_bad_file_ends_in_one_line_and_writes_nothing(
     more = ["--disease", "IMI"] if command == "twin" else []
     assert match in call(command, "--run", run, path, *TOLD, *more, "--out", out, fails=True)
     assert not out.exists()
+
+
+def test_what_a_database_says_itself_is_not_told_again(run: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+    database = SAMPLE.parent
+    line = call("detect", "--run", run, "--database", database, *TOLD, "--out", tmp_path / "p.csv", fails=True)
+    assert "leave out --sampling-rate, --unit, --leads and --start" in line

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from pydicom.data import get_testdata_file
 from wfdb.io.convert.edf import read_edf as wfdb_read_edf
 
 from lavq_core.data.records import Ecg, read_record, write_record
@@ -17,7 +18,7 @@ from lavq_core.errors import DataError
 from lavq_core.formats.fitting import fit
 from lavq_core.formats.options import ReadOptions
 from lavq_core.formats.reading import most_blank_leads, read_ecg, read_usable
-from lavq_core.signals.leads import LEADS, to_independent, to_twelve
+from lavq_core.signals.leads import LEADS, einthoven_residual, to_independent, to_twelve
 from tests.ecg_files import EIGHT, write_edf, write_muse, write_vendor_dicom
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
@@ -256,3 +257,14 @@ def test_what_the_quality_gate_flags_is_in_the_notes(tmp_path: Path, ecg: Ecg) -
     swapped[[2, 5]] = swapped[[5, 2]]
     read = read_usable(csv(tmp_path / "x.csv", swapped.T), 500, TOLD)
     assert any("limb leads break Einthoven's law" in note for note in read.notes)
+
+
+def test_a_recorders_own_dicom_file_is_read() -> None:
+    """The ECG that comes with pydicom: 12 leads and a median beat, 1,000 Hz."""
+    path = get_testdata_file("waveform_ecg.dcm", download=False)
+    read = read_usable(str(path), 100)
+    assert read.notes == ("resampled from 1000 Hz to 100 Hz",)
+    assert read.present.all()
+    assert read.signal.shape == (12, 1000)
+    assert einthoven_residual(read_ecg(str(path)).signal) < 0.002
+    assert 0.3 < np.ptp(read.signal, axis=1).min() < np.ptp(read.signal, axis=1).max() < 2.5

@@ -11,7 +11,9 @@ from lavq_core.signals.leads import (
     INDEPENDENT_LEADS,
     LEADS,
     canonical_lead,
+    complete_limb,
     einthoven_residual,
+    known_leads,
     to_independent,
     to_twelve,
 )
@@ -77,3 +79,26 @@ def test_residual_measures_a_wrong_lead_in_millivolts() -> None:
 def test_a_wrong_number_of_leads_is_refused(function) -> None:
     with pytest.raises(ValueError, match="shape"):
         function(np.zeros((3, 10), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        ("AVR", "aVR"), (" v1 ", "V1"), ("Lead II", "II"), ("Lead I (Einthoven)", "I"), ("ECG V6", "V6"),
+        ("EKG-aVF", "aVF"), ("MDC_ECG_LEAD_III", "III"),
+        ("-aVR", None), ("V7", None), ("VX", None), ("ECG", None), ("", None), ("IIII", None),
+    ],
+)  # fmt: skip
+def test_lead_names_of_many_recorders_are_known(name: str, lead: str | None) -> None:
+    assert canonical_lead(name) == lead
+
+
+def test_two_limb_leads_make_all_six_known_and_one_none_but_itself() -> None:
+    for rows in ([0, 1], [2, 5], [3, 4]):
+        present = np.zeros(12, dtype=bool)
+        present[rows] = True
+        assert known_leads(present).tolist() == [True] * 6 + [False] * 6
+        present[rows[0]] = False
+        assert known_leads(present).sum() == 1
+    with pytest.raises(ValueError, match="two limb leads"):
+        complete_limb(np.zeros((12, 5)), present)

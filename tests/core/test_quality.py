@@ -7,7 +7,7 @@ import pytest
 
 from lavq_core.data.records import read_record
 from lavq_core.signals.leads import LEADS
-from lavq_core.signals.quality import Quality, Verdict, assess, assess_record, check_form
+from lavq_core.signals.quality import Quality, Verdict, assess, check_form
 
 V2 = LEADS.index("V2")
 
@@ -113,12 +113,35 @@ def test_a_missing_derived_lead_is_nothing_to_mind(good: np.ndarray) -> None:
     assert assess(good[None], 100, present)[0].verdict is Verdict.ACCEPT
 
 
-def test_wrong_rate_and_wrong_length_reject(good: np.ndarray) -> None:
+def test_wrong_rate_and_wrong_length_reject() -> None:
     assert check_form(1000, 100, 100) == Quality(Verdict.ACCEPT)
     assert check_form(5000, 500, 100).reasons == ("sampled at 500 Hz, expected 100 Hz",)
     assert check_form(800, 100, 100).reasons == ("8 s long, expected 10 s",)
-    assert assess_record(good[:, :800], 100, 100).verdict is Verdict.REJECT
-    assert assess_record(good, 100, 100).verdict is Verdict.ACCEPT
+
+
+def test_a_limb_lead_that_two_others_give_is_not_missing(good: np.ndarray) -> None:
+    present = np.ones((1, 12), dtype=bool)
+    present[0, [0, 3, 4, 5]] = False  # II and III are left
+    assert assess(good[None], 100, present)[0].verdict is Verdict.ACCEPT
+    present[0, 2] = False
+    assert assess(good[None], 100, present)[0].reasons == ("missing lead I",)
+
+
+def test_a_lead_that_is_blank_on_purpose_is_not_judged(good: np.ndarray) -> None:
+    gone = np.zeros((1, 12), dtype=bool)
+    gone[0, 8] = True
+    good = np.where(gone[0][:, None], 0.0, good)
+    assert assess(good[None], 100, ~gone)[0].verdict is Verdict.REJECT
+    assert assess(good[None], 100, ~gone, blank=gone)[0].verdict is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1000.0, "microvolts given as milli"), (0.001, "millivolts given as micro")]
+)
+def test_a_mistaken_unit_is_named(good: np.ndarray, factor: float, unit: str) -> None:
+    quality = assess((factor * good)[None], 100)[0]
+    assert quality.verdict is Verdict.REJECT
+    assert any(unit in reason for reason in quality.reasons)
 
 
 def test_anything_but_twelve_leads_is_a_mistake_of_the_caller() -> None:
