@@ -37,10 +37,9 @@ def read_ecg(path: str | Path, options: ReadOptions = _UNTOLD, most_blank: int =
     if kind is Kind.WFDB:
         ecg = read_record(path, most_blank=most_blank)
     else:
-        stored = _stored(path, kind, options)
-        if not (math.isfinite(stored.sampling_rate) and stored.sampling_rate > 0.0):
-            raise DataError(f"{path} has a sampling rate of {stored.sampling_rate:g} Hz: export it again")
-        ecg = to_ecg(path.stem, stored, most_blank)
+        ecg = to_ecg(path.stem, _stored(path, kind, options), most_blank)
+    if not (math.isfinite(ecg.sampling_rate) and ecg.sampling_rate > 0.0):
+        raise DataError(f"{path} has a sampling rate of {ecg.sampling_rate:g} Hz: export it again")
     if ecg.signal.shape[1] == 0:
         raise DataError(f"{path} holds no samples: export it again")
     return ecg

@@ -10,6 +10,7 @@ import pandas as pd
 import pydicom
 import pytest
 
+from client.commands import personalize
 from lavq_core.cli.main import main
 from lavq_core.config import compose, save_config
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
@@ -170,7 +171,10 @@ def test_several_twins_need_a_folder(run: Path, tmp_path: Path, call: Callable[.
     assert not out.exists()
 
 
-def test_personalize_takes_any_format(run: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+def test_personalize_takes_any_format(
+    run: Path, tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personalize, "_SEEDS", 1)
     call("personalize", "--run", run, write(tmp_path, "muse", signal()), "--out", tmp_path / "patient")
     assert load_artefact(tmp_path / "patient")[1]["record"] == "ecg"
 
