@@ -110,7 +110,8 @@ def to_ecg(name: str, stored: Stored, most_blank: int = 0) -> Ecg:
     present = np.asarray([lead in rows for lead in LEADS])
     known = known_leads(present)
     missing = [LEADS[i] for i in INDEPENDENT_INDEX if not known[i]]
-    if missing and (len(missing) > most_blank or not known[CHEST_INDEX[0] - 1]):
+    limb = known[: CHEST_INDEX[0]].all()  # these may not be blank
+    if missing and (len(missing) > most_blank or not limb):
         raise DataError(
             f"record {name} lacks lead {', '.join(missing)} (it has {', '.join(stored.names)}): give 12-lead records"
         )

@@ -148,9 +148,10 @@ def test_a_missing_chest_lead_is_blank_where_the_detector_knows_blank_leads(tmp_
     assert read.notes[0].startswith("V3, V5 missing: read as a blank lead")
 
 
-def test_one_limb_lead_is_too_few_whatever_may_be_blank(tmp_path: Path, ecg: Ecg) -> None:
-    path = csv(tmp_path / "x.csv", ecg.signal[[0, *range(6, 12)]].T, ",".join(["I", *LEADS[6:]]))
-    with pytest.raises(DataError, match="lacks lead II"):
+@pytest.mark.parametrize(("limb", "missing"), [(0, "II"), (1, "I"), (5, "I, II"), (3, "I, II")])
+def test_one_limb_lead_is_too_few_whatever_may_be_blank(tmp_path: Path, ecg: Ecg, limb: int, missing: str) -> None:
+    path = csv(tmp_path / "x.csv", ecg.signal[[limb, *range(6, 12)]].T, ",".join([LEADS[limb], *LEADS[6:]]))
+    with pytest.raises(DataError, match=f"lacks lead {missing} "):
         read_usable(path, 100, ReadOptions(500, "mV"), 8)
 
 

@@ -124,9 +124,9 @@ class TestDetect:
     @pytest.mark.parametrize(
         ("change", "word"),
         [
-            (lambda hea: hea.replace(" 12 100 1000", " 12 250 1000"), "250 Hz"),
+            (lambda hea: hea.replace(" 12 100 1000", " 12 50 1000"), "50 Hz"),
             (lambda hea: hea.replace("/mV", "/mmHg"), "mmHg"),
-            (lambda hea: hea.replace(" V6", " V7"), "V6"),
+            (lambda hea: hea.replace(" V", " X"), "lacks lead V1, V2, V3, V4, V5, V6"),
         ],
         ids=["rate", "units", "leads"],
     )
