@@ -45,30 +45,23 @@ class Ecg:
             raise ValueError(f"expected a signal of shape (12, T), got {self.signal.shape}")
 
 
-def read_record(path: str | Path, sampling_rate: float | None = None, most_blank: int = 0) -> Ecg:
+def read_record(path: str | Path, most_blank: int = 0) -> Ecg:
     """Read one WFDB record.
 
     See ``to_ecg`` for leads and units.
 
     Args:
         path: the record, with or without ``.hea`` or ``.dat``.
-        sampling_rate: Hz that the record must have; any when None. Records are never resampled here.
         most_blank: chest leads that may be missing.
 
     Raises:
-        DataError: no such record, a missing, truncated or corrupt file, a missing independent lead, other units, or
-            another rate.
+        DataError: no such record, a missing, truncated or corrupt file, a missing lead, or other units.
     """
     path = Path(path)
     header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat") else path.with_name(f"{path.name}.hea")
     stored = _read(header)
     if not stored.intact():
         raise DataError(f"{header.with_suffix('')} is corrupt (its checksum differs): copy the record again")
-    if sampling_rate is not None and stored.sampling_rate != sampling_rate:
-        raise DataError(
-            f"{header.with_suffix('')} is sampled at {stored.sampling_rate:g} Hz where {sampling_rate:g} Hz is needed: "
-            "give records of that rate"
-        )
     return to_ecg(header.stem, stored, most_blank)
 
 

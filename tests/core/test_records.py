@@ -211,10 +211,3 @@ def test_a_lead_twice_is_refused(record: Path) -> None:
 def test_other_units_are_refused(record: Path, unit: str) -> None:
     edit(record, lambda text: text.replace("/mV", f"/{unit}"))
     refused(record, f"in '{unit}'")
-
-
-def test_another_rate_is_refused_where_one_is_needed(record: Path) -> None:
-    edit(record, lambda text: text.replace(" 12 100 1000", " 12 250 1000"))
-    assert read_record(record).sampling_rate == 250
-    with pytest.raises(DataError, match="sampled at 250 Hz where 100 Hz is needed"):
-        read_record(record, sampling_rate=100)
