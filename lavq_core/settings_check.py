@@ -131,9 +131,9 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
     return [
         (config.detector.kind not in DETECTORS, f"detector.kind must be one of {', '.join(DETECTORS)}"),
         (
-            features and (training.steps == 0 or training.epochs > training.steps),
-            "detector.kind=features needs detector_training.steps, and epochs of at most as many: epochs / steps of "
-            "the patients take part in a step (all of them when both are equal)",
+            features and training.steps == 0,
+            "detector.kind=features needs detector_training.steps; epochs / steps of the patients take part in "
+            "a step, all of them when both are equal",
         ),
         (
             features and config.federation.rounds < 2,

@@ -80,7 +80,8 @@ def describe(signals: np.ndarray, sampling_rate: int, beats: Beats | None = None
 def measures(beats: Beats) -> np.ndarray:
     """Measure waves and rhythm in units of their usual spread: ``(n, 173)``; 0 and a flag where there is none."""
     marks = delineate(beats.median, RATE)
-    gap = np.diff(beats.position, axis=1) / RATE  # (n, M - 1) s, NaN where there is no beat
+    nothing = np.full((len(beats), 1), np.nan)  # where no record has two beats
+    gap = np.concatenate([np.diff(beats.position, axis=1) / RATE, nothing], axis=1)  # (n, M) s, NaN without a beat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows without a beat, which are NaN as they should be
         spread, jump = np.nanstd(gap, axis=1), np.sqrt(np.nanmean(np.diff(gap, axis=1) ** 2, axis=1))
