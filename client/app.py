@@ -7,6 +7,10 @@ train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior, r
            optimiser, two numbers a weight; the number of training records
 evaluate   the number of records; the scores themselves stay on site
 =========  =========================================================================================================
+
+While training is private (``privacy.epsilon``), all of this is noised, public or constant (``client.private``), the
+number of records is the noised number of patients, or 0 in an evaluation, and ``train`` adds the head of the site's
+``ledger`` with epsilon and delta so far.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client.evaluation import evaluate_round, write_gallery, write_predictions
+from client.private import check_reply, open_ledger
 from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
@@ -57,7 +62,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
     shared = replace(_shared(message, site), moments=_moments(message, site))
-    update = train_round(site.data, site.folder.private_model, shared, number, rounds)
+    ledger = open_ledger(site, _acknowledged(message, site))
+    update = train_round(site.data, site.folder.private_model, shared, number, rounds, ledger)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
     EventLog(site.folder.events).write(
@@ -71,6 +77,9 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     }
     leaving = RecordDict({name: ArrayRecord(state) for name, state in parts.items() if state})
     leaving["metrics"] = MetricRecord({"num-examples": update.examples})
+    if ledger is not None:
+        check_reply(site, ledger, parts, update.examples, shared)
+        leaving["ledger"] = ConfigRecord({"head": ledger.head, "epsilon": ledger.epsilon(), "delta": ledger.delta})
     return leaving
 
 
@@ -81,7 +90,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     if number == rounds:
         write_predictions(site, detector)
         write_gallery(site, detector, _shared(message, site), number)
-    return RecordDict({"metrics": MetricRecord({"num-examples": examples})})
+    private = site.data.config.privacy.epsilon > 0
+    return RecordDict({"metrics": MetricRecord({"num-examples": 0 if private else examples})})
 
 
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
@@ -113,6 +123,11 @@ def _moments(message: Message, site: Site) -> dict[str, torch.Tensor]:
 
 def _state(message: Message, name: str) -> dict[str, torch.Tensor]:
     return dict(message.content.array_records[name].to_torch_state_dict())
+
+
+def _acknowledged(message: Message, site: Site) -> str:
+    heads = message.content.config_records.get("ledgers", ConfigRecord())
+    return str(heads.get(site.name, ""))
 
 
 def _round(message: Message) -> tuple[int, int]:

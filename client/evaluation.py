@@ -30,7 +30,7 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
     positions = site.data.fold_positions(fold)
     if len(positions) == 0:
         return 0
-    probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+    probabilities = site.data.scores(detector, positions)
     score = macro_auc(site.data.database.labels[positions], probabilities)
     EventLog(site.folder.events).write(
         "round-evaluated",
@@ -50,7 +50,7 @@ def write_predictions(site: Site, detector: Detector) -> int:
     settings, parts = site.data.config.data, []
     for fold in (settings.validation_fold, settings.test_fold):
         positions = site.data.fold_positions(fold)
-        probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+        probabilities = site.data.scores(detector, positions)
         table = site.data.rows(positions)
         frame = pd.DataFrame({"ecg_id": table.index, "patient_id": table["patient_id"].to_numpy()})
         frame["site"], frame["fold"] = site.name, fold

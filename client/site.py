@@ -25,6 +25,7 @@ class Site:
 
     data: SiteData
     folder: SiteFolder
+    epsilon_max: float | None = None  # the site's own limit of its patients' epsilon; None: no private training here
 
     @property
     def name(self) -> str:
@@ -63,7 +64,9 @@ def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Sit
     shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
     name, positions = list(shares.items())[partition_id]
     withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
-    return Site(SiteData(name, database, positions, config, withheld), RunFolder(Path(config.run.dir)).site(name))
+    limit = config.privacy.epsilon_max or config.privacy.epsilon or None
+    folder = RunFolder(Path(config.run.dir)).site(name)
+    return Site(SiteData(name, database, positions, config, withheld), folder, limit)
 
 
 @lru_cache(maxsize=2)

@@ -1,8 +1,8 @@
 """Hydra composes presets and overrides into one ``Config``; the settings themselves are in ``lavq_core.settings``.
 
 The presets lie in ``configs/preset``: ``sample`` (minutes on a CPU), ``ptbxl`` (the whole database), ``detector`` (one
-centralised detector, no twins) and ``paper`` (GPU size, 500 Hz). An override is written as Hydra writes it:
-``federation.rounds=8 preset=ptbxl``.
+centralised detector, no twins) and ``paper`` (GPU size, 500 Hz); ``configs/privacy`` holds ``off``, ``eps8``, ``eps3``
+and ``eps1``. An override is written as Hydra writes it: ``federation.rounds=8 preset=ptbxl privacy=eps8``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _NO_FIGURE = (
     "run.dir", "run.resume", "run.tensorboard", "data.cache_dir",
     "federation.join_timeout", "federation.round_timeout", "federation.retries",
 )  # fmt: skip
+
+_GROUPS = ("preset", "privacy")  # folders of ``configs``, each of which an override may choose from
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -115,7 +117,7 @@ def keys(node: Any = Config, prefix: str = "") -> list[str]:
 def _require_setting(key: str) -> None:
     """Refuse a key that is neither a setting nor a section of settings, and name the nearest one."""
     known = keys()
-    if key == "preset" or any(name == key or name.startswith(f"{key}.") for name in known):
+    if key in _GROUPS or any(name == key or name.startswith(f"{key}.") for name in known):
         return
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "`lavq run --help` shows where settings are listed"
@@ -125,8 +127,8 @@ def _require_setting(key: str) -> None:
 def _explain(error: Exception) -> str:
     """One line that names the setting and what is wrong with its value."""
     if isinstance(error, MissingConfigException) and error.options:
-        name = str(error.missing_cfg_file).removeprefix("preset/")
-        return f"there is no preset {name!r}: choose one of {', '.join(error.options)}"
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        return f"there is no {group} {name!r}: choose one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"override {error.override!r} cannot be read: write KEY=VALUE, and quote a value with special characters"
     line = _first_line(error).removeprefix("Error merging override ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 SCHEDULES = ("cosine", "linear", "constant")  # of the detector's learning rate after its warm-up
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 ROBUST = ("multikrum", "trimmedmean")  # strategies that withstand bad sites
+DETECTORS = ("resnet", "features")
 STRATEGIES = ("fedavg", "fedprox", "fedadam", *ROBUST)
 
 
@@ -114,8 +115,9 @@ class SeparatorTrainingConfig:
 
 @dataclass
 class DetectorConfig:
-    """1-D ResNet with GroupNorm on the 8 independent leads."""
+    """A 1-D ResNet with GroupNorm on the 8 independent leads, or a linear head on fixed features."""
 
+    kind: str = "resnet"  # resnet, or features (``lavq_core.models.feature_detector``; no size below applies to it)
     width: int = 32  # channels of the first stage; later stages widen by half
     blocks: int = 4  # residual blocks, each halves time
     kernel: int = 7  # samples
@@ -135,6 +137,7 @@ class DetectorTrainingConfig:
     warmup: float = 0.1  # share of the whole training over which the rate rises to its peak
     weight_decay: float = 0.02
     positive_weights: list[float] = field(default_factory=list)  # of a positive label, NORM to HYP; []: 1 each
+    momentum: float = 0.9  # of a features detector's gradient steps; a resnet takes AdamW's
     averaging: float = 0.0  # memory of a running mean of the weights, a share of the local call's steps; 0: off
     noise: float = 0.03  # mV, white noise added
     amplitude: float = 0.2  # relative spread of a record's gain
@@ -205,9 +208,12 @@ class AuditConfig:
 
 @dataclass
 class PrivacyConfig:
-    """Differential privacy per patient."""
+    """Differential privacy per patient of a site, over the whole training; ``configs/privacy`` sets it."""
 
-    preset: str = "off"
+    epsilon: float = 0.0  # what a training may cost; 0: nothing is private, and no epsilon is claimed
+    delta: float = 1e-5  # a site of more than 1 / (10 delta) training patients refuses
+    clipping_norm: float = 0.5  # C, the longest contribution of a patient to a step
+    epsilon_max: float = 0.0  # a simulated site's limit over all its runs; 0: epsilon. A real one's is in its policy
 
 
 @dataclass

@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
-from lavq_core.settings import ROBUST, SCHEDULES, SHAREABLE, STRATEGIES, Config
+from lavq_core.settings import DETECTORS, ROBUST, SCHEDULES, SHAREABLE, STRATEGIES, Config
 from lavq_core.signals.beats import frame_length
 
 _AT_LEAST_ONE = (
@@ -84,13 +84,8 @@ def check(config: Config) -> None:
             config.separator.width % config.separator.heads != 0,
             "separator.width must be a multiple of separator.heads",
         ),
-        (
-            config.privacy.preset != "off",
-            f"privacy.preset={config.privacy.preset} does not exist: this version trains without differential privacy "
-            "(privacy.preset=off) and claims none",
-        ),
     ]
-    for bad, message in [*wrong, *_aggregation(config)]:
+    for bad, message in [*wrong, *_aggregation(config), *_privacy(config)]:
         if bad:
             raise ConfigError(message)
 
@@ -126,4 +121,52 @@ def _aggregation(config: Config) -> list[tuple[bool, str]]:
         (federation.proximal < 0 or federation.server_lr <= 0, "federation.proximal and server_lr must be positive"),
         (0 < federation.norm_cap < 1 or federation.norm_cap < 0, "federation.norm_cap must be 0, or at least 1"),
         (not 0 < federation.max_weight_share <= 1, "federation.max_weight_share must lie above 0 and up to 1"),
+    ]
+
+
+def _privacy(config: Config) -> list[tuple[bool, str]]:
+    """What would leave a site un-noised, or cannot be accounted: ``(is it, message)``."""
+    privacy, training, features = config.privacy, config.detector_training, config.detector.kind == "features"
+    on = privacy.epsilon > 0
+    return [
+        (config.detector.kind not in DETECTORS, f"detector.kind must be one of {', '.join(DETECTORS)}"),
+        (
+            features and training.steps == 0,
+            "detector.kind=features needs detector_training.steps; epochs / steps of the patients take part in "
+            "a step, all of them when both are equal",
+        ),
+        (
+            features and config.federation.rounds < 2,
+            "detector.kind=features needs federation.rounds=2 or more: the first finds the centre of the descriptions",
+        ),
+        (
+            features and config.federation.average_moments,
+            "federation.average_moments is for AdamW, which detector.kind=features does not use",
+        ),
+        (
+            features and config.separator_training.steps > 0,
+            "detector.kind=features gives the separator no gradient to learn from: set separator_training.steps=0",
+        ),
+        (not 0.0 <= training.momentum < 1.0, "detector_training.momentum must lie between 0 and below 1"),
+        (privacy.epsilon < 0 or privacy.epsilon_max < 0, "privacy.epsilon and epsilon_max must not be negative"),
+        (on and not 0.0 < privacy.delta <= 0.01, "privacy.delta must lie above 0 and up to .01"),
+        (on and privacy.clipping_norm <= 0, "privacy.clipping_norm must be positive"),
+        (
+            on and not features,
+            "privacy.epsilon needs detector.kind=features: a resnet's gradients are not clipped per patient in this "
+            "version (privacy=eps8, eps3 or eps1 sets what belongs together)",
+        ),
+        (
+            on and config.separator_training.steps > 0,
+            "privacy.epsilon needs separator_training.steps=0: this version's codebook statistics and networks are not "
+            "private, so they must not be trained",
+        ),
+        (
+            on and config.federation.strategy == "fedprox",
+            "federation.strategy=fedprox is not for detector.kind=features",
+        ),
+        (
+            on and config.audit.enabled,
+            "audit.enabled=false is needed with privacy.epsilon: the shadow audit trains no private detectors yet",
+        ),
     ]

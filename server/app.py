@@ -16,6 +16,7 @@ from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.codebook import initial_codebook, merge_statistics
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
+from lavq_core.privacy.statement import privacy_statement
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from lavq_core.runs.lock import held
@@ -50,6 +51,7 @@ def serve(grid: Grid, config: Config) -> None:
         "seed": config.run.seed,
         "classes": list(SUPERCLASSES),
         "sampling_rate": config.data.sampling_rate,
+        "privacy": privacy_statement(config),
     }
     checkpoints = Checkpoints(run, config.federation.rounds, about)
     if config.run.resume:
@@ -69,6 +71,7 @@ def serve(grid: Grid, config: Config) -> None:
             ),
             checkpoints=checkpoints,
             events=EventLog(run.events, *watchers),
+            private=config.privacy.epsilon > 0,
         )
         if config.run.resume:
             loop.resume(initial_model(config))

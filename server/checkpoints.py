@@ -29,13 +29,18 @@ class Checkpoint:
         round: 0 before the first.
         memory: what the strategy keeps from round to round, tensors by name; their order is not kept.
         history: one entry a round: ``round``, ``sites`` whose updates were used, ``seconds`` of the run so far, in
-            which the time between a kill and its resume does not count.
+            which the time between a kill and its resume does not count; of a private training ``heads``.
     """
 
     model: SharedModel
     round: int = 0
     memory: State = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """Head of each site's privacy ledger, as far as the server has heard."""
+        return dict(self.history[-1].get("heads", {})) if self.history else {}
 
     @property
     def seconds(self) -> float:

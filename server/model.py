@@ -49,6 +49,20 @@ class SharedModel:
 
 
 @dataclass(frozen=True)
+class LedgerNote:
+    """What a site says of its privacy ledger; none of it depends on a patient.
+
+    Attributes:
+        head: hash of the newest entry, echoed to the site in the next round.
+        epsilon, delta: what all releases of the site have cost so far.
+    """
+
+    head: str
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class SiteUpdate:
     """One site's checked reply to ``train``.
 
@@ -59,6 +73,7 @@ class SiteUpdate:
         networks: like the detector, for the shared networks.
         examples: weight of this site in the average: the records that it declares, or fewer where it was cut.
         moments: like the model's.
+        ledger: where training is private.
     """
 
     detector: State
@@ -66,3 +81,4 @@ class SiteUpdate:
     networks: State
     examples: float
     moments: State = field(default_factory=dict)
+    ledger: LedgerNote | None = None

@@ -39,6 +39,7 @@ class RoundLoop:
         aggregator: what becomes of a round's updates.
         checkpoints: where models are kept.
         events: the server's event log.
+        private: sites keep privacy ledgers; what the server knows of them is echoed to them.
     """
 
     grid: Grid
@@ -46,6 +47,7 @@ class RoundLoop:
     aggregator: Aggregator
     checkpoints: Checkpoints
     events: EventLog
+    private: bool = False
 
     def run(self, start: SharedModel) -> SharedModel:
         """Train and return the final model.
@@ -121,16 +123,25 @@ class RoundLoop:
     def _train(self, exchange: Exchange, before: Checkpoint, sites: dict[int, str], clock: float) -> Checkpoint:
         """Train one round on every site, aggregate, and keep a checkpoint."""
         number, model = before.round + 1, before.model
-        question = self._question("train", model, number, ReplyChecker(model).update, self.settings.enough)
+        read = ReplyChecker(model, self.private).update
+        question = self._question("train", model, number, read, self.settings.enough)
+        heads = before.heads
+        if self.private:
+            question.content["ledgers"] = ConfigRecord(dict(heads))
         updates: dict[str, SiteUpdate] = {}
         for answer in exchange.ask(sites, question):
-            examples = answer.value.examples if answer.value else None
-            self.events.write("site-replied", round=number, **answer.fields(examples))
-            if answer.value is not None:
-                updates[answer.site] = answer.value
+            update = answer.value
+            spent = {"epsilon": round(update.ledger.epsilon, 6)} if update and update.ledger else {}
+            examples = update.examples if update else None
+            self.events.write("site-replied", round=number, **answer.fields(examples), **spent)
+            if update is not None:
+                updates[answer.site] = update
+                heads |= {answer.site: update.ledger.head} if update.ledger else {}
         updates = self._screen(model, updates, number)
         self._require_quorum(len(updates), f"gave a usable update in round {number}", self._see_log)
-        done = {"round": number, "sites": sorted(updates), "seconds": _since(clock)}
+        done: dict[str, object] = {"round": number, "sites": sorted(updates), "seconds": _since(clock)}
+        if self.private:
+            done["heads"] = heads
         model, memory = self.aggregator.aggregate(model, updates, number, before.memory)
         after = Checkpoint(model, number, memory, (*before.history, done))
         self.checkpoints.save_round(after)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.training.detector_training import BETAS
-from server.model import SharedModel, SiteUpdate, State
+from server.model import LedgerNote, SharedModel, SiteUpdate, State
 
 MAX_EXAMPLES = 10_000_000
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,79}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NPY_HEADER = 4096  # bytes, more than any .npy header of ours takes
 _ROUNDING = 1e-3  # relative, of sums in float32
 
@@ -35,6 +36,7 @@ class ReplyChecker:
     """Checks the replies to ``train`` against the model that was sent."""
 
     sent: SharedModel
+    private: bool = False  # a reply names the head of its site's privacy ledger
 
     def update(self, content: RecordDict) -> SiteUpdate:
         """Read a ``train`` reply.
@@ -43,7 +45,7 @@ class ReplyChecker:
             ReplyError: other keys, shapes or dtypes than sent, a value that is not finite, ``num-examples`` outside
                 1..10 million, codebook statistics that so many records cannot have, or moments that no AdamW has.
         """
-        _expect_keys(content, {*self.sent.parts(), "metrics"}, "the reply")
+        _expect_keys(content, {*self.sent.parts(), "metrics", *(["ledger"] if self.private else [])}, "the reply")
         expected = {name: self.sent.codebook[name] for name in STATISTICS}
         detector = _read_state(content["detector"], self.sent.detector, "detector")
         codebook = _read_state(content["codebook"], expected, "codebook")
@@ -52,7 +54,20 @@ class ReplyChecker:
         examples = _read_examples(content["metrics"])
         _check_statistics(codebook, examples)
         _check_moments(moments)
-        return SiteUpdate(detector, codebook, networks, examples, moments)
+        ledger = _read_ledger(content["ledger"]) if self.private else None
+        return SiteUpdate(detector, codebook, networks, examples, moments, ledger)
+
+
+def _read_ledger(record: object) -> LedgerNote:
+    if not isinstance(record, ConfigRecord):
+        raise ReplyError("ledger is not a ConfigRecord")
+    _expect_keys(record, {"head", "epsilon", "delta"}, "ledger")
+    head, epsilon, delta = record["head"], record["epsilon"], record["delta"]
+    if not isinstance(head, str) or not _DIGEST.fullmatch(head):
+        raise ReplyError("ledger/head is not a sha256")
+    if not isinstance(epsilon, float) or not isinstance(delta, float) or not (0 <= epsilon < 1e6 and 0 < delta < 1):
+        raise ReplyError("ledger/epsilon or delta is out of range")
+    return LedgerNote(head, epsilon, delta)
 
 
 def _check_statistics(codebook: State, examples: int) -> None:

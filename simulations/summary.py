@@ -23,16 +23,13 @@ from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import Interval, auc_intervals
+from lavq_core.privacy.statement import privacy_statement
 from lavq_core.runs.events import read_events, standing_events
 from lavq_core.runs.layout import RunFolder, SiteFolder, write_atomic
+from lavq_core.runs.status import run_status
 from lavq_core.settings import Config
 
 Metrics = dict[str, float | int | str]
-
-PRIVACY_OFF = (
-    "Trained without differential privacy: no bound on what the shared detector, codebook and networks reveal about a "
-    "patient is claimed. The membership-inference audit measures what one attack on the detector finds."
-)
 
 
 def summarise(run: RunFolder) -> Metrics:
@@ -50,8 +47,17 @@ def summarise(run: RunFolder) -> Metrics:
         metrics |= _site_facts(site)
     metrics |= byte_counts(events)
     metrics |= _scores(run, config)
-    metrics["privacy.statement"] = PRIVACY_OFF
+    metrics["privacy.statement"] = privacy_statement(config)
+    metrics |= _privacy(run, config)
     return metrics
+
+
+def _privacy(run: RunFolder, config: Config) -> Metrics:
+    """What every site's patients have paid; nothing where nothing is private, so that no epsilon is shown then."""
+    if config.privacy.epsilon == 0:
+        return {}
+    spent = {name: site.epsilon for name, site in run_status(run).sites.items() if site.epsilon}
+    return {"privacy.delta": config.privacy.delta, **{f"privacy.epsilon.site.{name}": e for name, e in spent.items()}}
 
 
 def write_metrics(run: RunFolder, metrics: Mapping[str, float | int | str]) -> None:

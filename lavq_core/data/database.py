@@ -14,6 +14,7 @@ import torch
 
 from lavq_core.data.beat_cache import open_beats
 from lavq_core.data.cache import MICROVOLTS, default_cache_dir, open_pack
+from lavq_core.data.description_cache import open_descriptions
 from lavq_core.data.labels import SUPERCLASSES, superclass_labels, superclass_of
 from lavq_core.data.ptbxl import read_tables
 from lavq_core.errors import DataError
@@ -101,6 +102,11 @@ class Database:
     def beats(self) -> Beats:
         """Every record in the beat frame, found the first time and kept beside the pack."""
         return open_beats(self.pack, self.packed, self.sampling_rate)
+
+    @cached_property
+    def descriptions(self) -> np.ndarray:
+        """Every record's fixed description (n, SIZE), computed the first time and kept beside the pack."""
+        return open_descriptions(self.pack, self.packed, self.sampling_rate, self.beats)
 
     def positions_of(self, ecg_ids: Sequence[int]) -> np.ndarray:
         """Return the positions of records by ``ecg_id``, in the order asked.

@@ -104,6 +104,8 @@ def display(key: str, value: Value) -> str:
         return size(value)
     if key.endswith("seconds"):
         return duration(value)
+    if key == "privacy.delta":
+        return f"{value:g}"
     if _SHARE.search(key):
         return f"{100 * value:.1f}\u00a0%"
     if float(value).is_integer() and not _is_score(key):

@@ -36,6 +36,11 @@ class SiteFolder:
         return self.root / "private_model"
 
     @property
+    def ledger(self) -> Path:
+        """JSONL: every private release from the site's data, and what it cost; see ``lavq_core.privacy.ledger``."""
+        return self.root / "privacy" / "ledger.jsonl"
+
+    @property
     def twins(self) -> Path:
         """Folder of the digital twins made for the report's gallery."""
         return self.root / "twins"

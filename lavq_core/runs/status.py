@@ -27,6 +27,7 @@ class SiteStatus:
         bytes_down: content sent to it over the whole run, rounds that were done again included.
         bytes_up: content received from it.
         seconds: that it took for its answers.
+        epsilon: what its patients' privacy has cost so far, as it last said; 0 without privacy.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SiteStatus:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
+    epsilon: float = 0.0
 
 
 @dataclass
@@ -109,6 +111,7 @@ def _count(status: RunStatus, event: Event) -> None:
     site.bytes_down += int(event.get("bytes_down") or 0)
     site.bytes_up += int(event.get("bytes_up") or 0)
     site.seconds += float(event.get("seconds") or 0.0)
+    site.epsilon = float(event.get("epsilon") or site.epsilon)
 
 
 def _say_what_they_do(status: RunStatus, standing: Sequence[Event]) -> None:

@@ -2,8 +2,9 @@
 
 After Hu et al. (IJCAI 2024), prospective learning: before a disease shows, the detector learns what it would look like
 in this patient. Examples are twins of every disease that the federation has seen, and the reference itself as NORM;
-augmentation makes each copy another. Only the last residual block and the head move, and a penalty holds them near the
-population's weights (L2-SP: Li et al., ICML 2018), for one ECG may not overturn what thousands taught.
+augmentation makes each copy another. Only the last layers move (a ResNet's last block and its head), and a penalty
+holds them near the population's weights (L2-SP: Li et al., ICML 2018), for one ECG may not overturn what thousands
+taught.
 
 Whether one's own twins help more than somebody else's is not shown by this module: see the evaluation with controls.
 """
@@ -58,7 +59,7 @@ def personalise(
     """
     model = copy.deepcopy(population).eval()
     generator = torch.Generator().manual_seed(seed)
-    moving = [*model.blocks[-1].parameters(), *model.head.parameters()]
+    moving = model.last_layers()
     model.requires_grad_(False)
     start = [weight.detach().clone() for weight in moving]
     for weight in moving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,13 +14,16 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, public_statements, statement_matrix
 from lavq_core.data.requests import statement_names
 from lavq_core.models.beat_input import BeatInput
+from lavq_core.models.detector import Detector
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.strip import strip_places
 from lavq_core.models.twins import Patients
 from lavq_core.settings import Config
 from lavq_core.text.memory import ReportMemory, free_text_memory
 from lavq_core.text.statements import public_encoder, requests
-from lavq_core.training.detector_training import LabelledEcgs
+from lavq_core.training.detector_training import LabelledEcgs, predict
 from lavq_core.training.guided import GuidedBeats
+from lavq_core.training.head_training import PatientItems
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,26 @@ class SiteData:
         """Training records for the detector."""
         labels = torch.from_numpy(self.database.labels[self.train_positions])
         return LabelledEcgs(self.database.signals(self.train_positions), labels, torch.ones(len(labels)))
+
+    @cached_property
+    def described(self) -> PatientItems:
+        """Training records for a features detector, by patient."""
+        rows = self.train_positions
+        described = torch.from_numpy(np.array(self.database.descriptions[rows]))
+        labels = torch.from_numpy(self.database.labels[rows])
+        return PatientItems.of(described, labels, self.rows(rows)["patient_id"].to_numpy())
+
+    def scores(self, detector: Detector, positions: np.ndarray) -> np.ndarray:
+        """Probabilities ``(n, 5)`` of a detector for some positions; one of fixed features takes the kept ones."""
+        if isinstance(detector, FeatureDetector):
+            return detector.scores(torch.from_numpy(np.array(self.database.descriptions[positions]))).numpy()
+        return predict(detector, self.database.signals(positions)).numpy()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Key of the site's share of the data: sha256 of the database's fingerprint and of the rows."""
+        rows = np.sort(self.positions).astype("<i8").tobytes()
+        return hashlib.sha256(self.database.fingerprint.encode() + rows).hexdigest()
 
     @cached_property
     def beats(self) -> GuidedBeats:

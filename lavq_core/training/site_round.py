@@ -22,13 +22,16 @@ import torch
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import StateDict, load_start, save_private, shared_detector
 from lavq_core.models.twins import request_twins
+from lavq_core.privacy.ledger import Ledger
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.device import pick_device
+from lavq_core.training.feature_round import feature_round
 from lavq_core.training.local_steps import Round, train_in_round
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
@@ -52,15 +55,23 @@ class SiteUpdate:
     networks: StateDict  # leaves: weights of the networks that are shared
     moments: StateDict  # leaves, where moments came
     statistics: StateDict  # leaves: counts, sums, prior, requests
-    examples: int  # leaves: training records, the weight of the average
+    examples: int  # leaves: training records, or patients of a features detector; the weight of the average
     measured: dict[str, float]  # stays on site
 
 
-def train_round(site: SiteData, private_model: Path, shared: SharedState, number: int, rounds: int) -> SiteUpdate:
+def train_round(
+    site: SiteData,
+    private_model: Path,
+    shared: SharedState,
+    number: int,
+    rounds: int,
+    ledger: Ledger | None = None,
+) -> SiteUpdate:
     """Train one round (numbered from 1) at one site, starting from the shared state.
 
     Raises:
         DataError: the site has no record in the training folds.
+        BudgetSpent, LedgerError: training is private and ``ledger`` does not allow the round.
     """
     config = site.config
     if len(site.train_positions) == 0:
@@ -98,11 +109,15 @@ def train_round(site: SiteData, private_model: Path, shared: SharedState, number
     if can_edit and steps > 0 and number > rounds_before(config.twins.after, rounds):
         twins = training_twins(site, networks, trainer.codes.cpu(), known["requests"], generator)
     measured["twins"] = float(len(twins)) if twins is not None else 0.0
+    leaving, place = networks.shared(config.federation.share), Round(site.name, number, rounds)
+    if isinstance(model, FeatureDetector):
+        update = feature_round(model.cpu(), site.described, config, place, ledger)
+        measured["detector_loss"] = update.loss
+        return SiteUpdate(dict(update.detector), leaving, {}, statistics, max(1, round(update.size)), measured)
     real = site.ecgs
-    everything, place = real if twins is None else real + twins, Round(site.name, number, rounds)
+    everything = real if twins is None else real + twins
     loss, moments = train_in_round(model, everything, config, place, shared.moments, generator)
     measured["detector_loss"] = loss
-    leaving = networks.shared(config.federation.share)
     return SiteUpdate(_on_cpu(model.state_dict()), leaving, moments, statistics, len(real), measured)
 
 

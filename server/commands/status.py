@@ -36,10 +36,11 @@ def execute(args: argparse.Namespace) -> int:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if status.sites:
         console.print(_table(status))
-    if config.privacy.preset == "off":
+    if config.privacy.epsilon == 0:
         budget = "none: this run trains without differential privacy and claims none"
     else:
-        budget = f"privacy.preset={config.privacy.preset}"
+        spent = "; ".join(f"{name} {site.epsilon:.3f}" for name, site in sorted(status.sites.items()) if site.epsilon)
+        budget = f"epsilon {config.privacy.epsilon:g} at delta {config.privacy.delta:g}, spent: {spent or 'nothing'}"
     console.print(f"privacy budget: {budget}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

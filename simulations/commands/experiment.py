@@ -17,12 +17,14 @@ EXAMPLE = """\
   lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
-  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI"""
+  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
+  lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
+    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
 }
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
@@ -91,6 +93,8 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         return lambda: run_twins(overrides, args.seeds, work, args.workers)
     if args.name == "population":
         return lambda: _population(args, overrides, work)
+    if args.name == "privacy":
+        return lambda: _privacy(args, overrides, work)
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 
@@ -104,6 +108,15 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         return score(predictions) + costs
 
     return federation
+
+
+def _privacy(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:
+    from simulations.experiments.federation import write_predictions
+    from simulations.experiments.privacy import run_privacy
+
+    predictions, rows = run_privacy(overrides, args.seeds, work, args.workers)
+    write_predictions(predictions, "privacy")
+    return rows
 
 
 def _population(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:

@@ -216,9 +216,9 @@ def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
     return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
 
 
-def write_predictions(predictions: pd.DataFrame) -> None:
-    """Keep the predictions behind the results, small and re-scorable."""
-    kept = FOLDER / "predictions" / "federation.csv.gz"
+def write_predictions(predictions: pd.DataFrame, name: str = "federation") -> None:
+    """Keep the predictions behind a results file, small and re-scorable."""
+    kept = FOLDER / "predictions" / f"{name}.csv.gz"
     kept.parent.mkdir(parents=True, exist_ok=True)
     predictions.drop(columns=["fold"]).to_csv(
         kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0}

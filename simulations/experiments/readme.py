@@ -18,7 +18,7 @@ def render(name: str) -> str:
     rows: list[Row] = content["rows"]
     data, seeds = content["data"], max(row.seeds for row in rows)
     lines = LAYOUTS[name](rows)
-    if name in ("federation", "population"):
+    if name in ("federation", "population", "privacy"):
         basis = (
             f"{data['test_records']} test records of {data['records']} ({data['name']}, {data['patients']} patients)"
         )

@@ -9,7 +9,12 @@ from simulations.experiments.results_file import Row
 
 _DISEASES = SUPERCLASSES[1:]
 _COLUMNS = {"macro_auc.pooled": "pooled", "macro_auc.site_macro": "mean of sites", "macro_auc.worst_site": "worst site"}
-_COSTS = {"bytes_per_round": "bytes a round and site", "rounds_to_99_percent": "rounds to 99 % of the final AUC"}
+_COSTS = {
+    "epsilon": "epsilon",
+    "bytes_per_round": "bytes a round and site",
+    "rounds_to_99_percent": "rounds to 99 % of the final AUC",
+}
+_COST_DECIMALS = {"epsilon": 2}
 _TWINS = (  # title, arm, metric with {} for the class
     ("requested class, trees: twins", "prior", "judge_auc.{}.trees"),
     ("... real records", "real", "judge_auc.{}.trees"),
@@ -58,12 +63,17 @@ def _federation(rows: Sequence[Row]) -> list[str]:
     titles = [_COLUMNS.get(metric, metric.removeprefix("macro_auc.site.")) for metric in metrics]
     arms = list(dict.fromkeys(row.arm for row in rows))
     table = _table("macro AUC", titles, [(arm, arm, metrics) for arm in arms], rows)
-    costs = {(row.arm, row.metric): f"{row.value:,.0f}" for row in rows if row.metric in _COSTS}
-    if costs:
-        table += ["", "| cost | " + " | ".join(_COSTS.values()) + " |", "|---|" + "---|" * len(_COSTS)]
+    costs = {
+        (row.arm, row.metric): f"{row.value:,.{_COST_DECIMALS.get(row.metric, 0)}f}"
+        for row in rows
+        if row.metric in _COSTS
+    }
+    paid = [metric for metric in _COSTS if any(metric == known for _, known in costs)]
+    if paid:
+        table += ["", "| cost | " + " | ".join(_COSTS[metric] for metric in paid) + " |", "|---|" + "---|" * len(paid)]
         table += [
-            f"| {arm} | " + " | ".join(costs.get((arm, metric), "") for metric in _COSTS) + " |"
-            for arm in arms if any((arm, metric) in costs for metric in _COSTS)
+            f"| {arm} | " + " | ".join(costs.get((arm, metric), "") for metric in paid) + " |"
+            for arm in arms if any((arm, metric) in costs for metric in paid)
         ]  # fmt: skip
     return table
 
@@ -103,6 +113,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "federation": _federation,
     "twins": _twins,
     "transfer": _transfer,
+    "privacy": _federation,
 }
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lavq_core.metrics.auc import weighted_auc
-from lavq_core.models.detector import Detector
+from lavq_core.models.resnet import ResNet
 from lavq_core.settings import DetectorConfig, DetectorTrainingConfig
 from lavq_core.training.detector_training import LabelledEcgs, predict, train_detector
 
@@ -120,12 +120,12 @@ def probe(
     return Probed(scores[:n], scores[n:], half[:n], half[n:])
 
 
-def _train(data: LabelledEcgs, rate: int, name: str, epochs: int) -> Detector:
+def _train(data: LabelledEcgs, rate: int, name: str, epochs: int) -> ResNet:
     architecture, training = probe_settings()
     seed = zlib.crc32(f"{name}/judges/probe".encode())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Detector(architecture, rate)
+        model = ResNet(architecture, rate)
         model.head = nn.Linear(model.head.in_features, 1)
     train_detector(model, data, training, rate, epochs, torch.Generator().manual_seed(seed))
     return model

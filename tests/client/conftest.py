@@ -90,8 +90,11 @@ class Hospital:
     def hello(self) -> Message:
         return self.ask("query.hello", RecordDict())
 
-    def train(self, number: int = 1, rounds: int = 2) -> Message:
-        return self.ask("train", self.content(number, rounds))
+    def train(self, number: int = 1, rounds: int = 2, heads: dict[str, str] | None = None) -> Message:
+        content = self.content(number, rounds)
+        if heads:
+            content["ledgers"] = ConfigRecord(dict(heads))
+        return self.ask("train", content)
 
     def evaluate(self, number: int = 1, rounds: int = 2) -> Message:
         return self.ask("evaluate", self.content(number, rounds))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from lavq_core.data import beat_cache
+from lavq_core.data import beat_cache, derived
 from lavq_core.data.beat_cache import open_beats
 from lavq_core.data.database import Database
 from lavq_core.errors import DataError
@@ -59,7 +59,7 @@ def test_records_are_found_batch_by_batch_with_the_same_result(
     packed: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     whole = open_beats(tmp_path / "whole", packed, 100)
-    monkeypatch.setattr(beat_cache, "_BATCH", batch)
+    monkeypatch.setattr(derived, "_BATCH", batch)
     parts = open_beats(tmp_path / "parts", packed, 100)
     assert len(parts) == len(whole) == len(packed)
     for item in fields(Beats):

@@ -59,7 +59,7 @@ def test_every_preset_composes(preset: str) -> None:
 
 
 def test_there_are_the_presets_that_the_documentation_names() -> None:
-    described = (module.__doc__ or "").split("``configs/preset``")[1].split(".\n")[0]
+    described = (module.__doc__ or "").split("``configs/preset``")[1].split(";")[0]
     assert set(re.findall(r"``(\w+)``", described)) == set(PRESETS)
 
 
@@ -244,9 +244,34 @@ def test_a_fraction_of_an_epoch_needs_steps(epochs: float, steps: int) -> None:
         compose(["detector_training.epochs=4", "detector_training.steps=3"])
 
 
-@pytest.mark.parametrize("preset", ["eps8", "on"])
-def test_no_privacy_is_claimed_that_is_not_there(preset: str) -> None:
-    assert "without differential privacy" in refusal(f"privacy.preset={preset}")
+@pytest.mark.parametrize("epsilon", [8, 3, 1])
+def test_a_privacy_preset_sets_all_that_belongs_together(epsilon: int) -> None:
+    config = compose([f"privacy=eps{epsilon}", "preset=ptbxl"])
+    assert config.privacy.epsilon == epsilon
+    assert (config.detector.kind, config.separator_training.steps, config.federation.share) == ("features", 0, [])
+    assert compose(["privacy=off"]) == compose([])
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("detector.kind=resnet", "clipped per patient"),
+        ("separator_training.steps=5", "separator_training.steps=0"),
+        ("audit.enabled=true", "audit.enabled=false"),
+        ("federation.rounds=1", "federation.rounds=2"),
+        ("privacy.delta=0", "privacy.delta"),
+        ("privacy.clipping_norm=0", "privacy.clipping_norm"),
+        ("federation.average_moments=true", "average_moments"),
+        ("detector_training.steps=0", "detector_training.steps"),
+    ],
+)
+def test_what_would_leave_unnoised_is_refused(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        compose(["privacy=eps8", override])
+
+
+def test_an_unknown_privacy_preset_names_those_that_exist() -> None:
+    assert "eps8" in refusal("privacy=eps2")
 
 
 def test_a_configuration_survives_the_disk(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.detector import Detector, build_detector
 from lavq_core.models.editor import Editor
+from lavq_core.models.resnet import ResNet
 from lavq_core.models.separator import Separator
 from lavq_core.settings import CodebookConfig, Config, DetectorConfig, SeparatorConfig
 from lavq_core.training.detector_training import predict
@@ -78,7 +79,7 @@ def test_every_lead_is_read(detector: Detector) -> None:
 
 
 MODELS: list[Callable[[], nn.Module]] = [
-    lambda: Detector(Config().detector),
+    lambda: ResNet(Config().detector),
     lambda: Separator(SeparatorConfig(), CodebookConfig(), 24, 48),
     lambda: Editor(SeparatorConfig(), CodebookConfig(), 24),
 ]

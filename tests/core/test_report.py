@@ -459,6 +459,18 @@ def test_without_differential_privacy_no_epsilon_is_printed(text: str) -> None:
     assert "ε" not in visible
 
 
+def test_with_differential_privacy_every_hospitals_epsilon_stands_by_the_statement(
+    bare: Callable[[dict[str, Any]], str],
+) -> None:
+    spent = {"privacy.epsilon.site.site-0": 7.988, "privacy.epsilon.site.site-1": 2.5}
+    names = {f"data.site.{site}.records": 5 for site in ("site-0", "site-1", "site-2")}
+    text = bare({"privacy.statement": "(7.99, 1e-05)-differentially private", "privacy.delta": 1e-5, **spent, **names})
+    section = text[text.index('id="privacy"') : text.index('id="data"')]
+    for part in ("7.988", "2.500", "1e-05", "site-0", "site-1"):
+        assert part in section
+    assert "site-2" not in section
+
+
 def test_a_changed_model_file_is_not_reported_on(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", sites=("site-0",))
     (run.model / "detector.safetensors").write_bytes(b"changed")

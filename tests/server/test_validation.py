@@ -316,3 +316,38 @@ def test_no_gradients_break_the_bound_on_moments(gradients: list[float]) -> None
         optimiser.step()
     state = optimiser.state[weight]
     _check_moments({"first.w": state["exp_avg"], "second.w": state["exp_avg_sq"]})
+
+
+# --- ledgers of private training -------------------------------------------------------------------------------------
+
+
+def note(head: object = "a" * 64, epsilon: object = 1.5, delta: object = 1e-5) -> ConfigRecord:
+    return ConfigRecord({"head": head, "epsilon": epsilon, "delta": delta})  # type: ignore[dict-item]
+
+
+def test_a_private_reply_names_its_ledger_and_an_open_one_does_not(good_update: Make, model: SharedModel) -> None:
+    content = good_update()
+    with pytest.raises(ReplyError, match="lacks ledger"):
+        ReplyChecker(model, private=True).update(content)
+    content["ledger"] = note()
+    read = ReplyChecker(model, private=True).update(content)
+    assert read.ledger is not None
+    assert (read.ledger.head, read.ledger.epsilon, read.ledger.delta) == ("a" * 64, 1.5, 1e-5)
+    with pytest.raises(ReplyError, match="not asked for"):
+        ReplyChecker(model).update(content)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        note(head="Jane Doe"), note(head="A" * 64), note(head=7), note(epsilon=-1.0), note(epsilon=float("nan")),
+        note(epsilon="little"), note(delta=0.0), note(delta=2.0), ConfigRecord({"head": "a" * 64}),
+        MetricRecord({"epsilon": 1.0}),
+    ],
+)  # fmt: skip
+def test_a_ledger_note_that_is_none_is_rejected(good_update: Make, model: SharedModel, bad: object) -> None:
+    content = good_update()
+    content["ledger"] = bad  # type: ignore[assignment]
+    with pytest.raises(ReplyError, match="ledger") as caught:
+        ReplyChecker(model, private=True).update(content)
+    assert "Jane" not in str(caught.value)

@@ -1,0 +1,44 @@
+"""What a trained model may claim about privacy, in one sentence with its numbers and what it does not cover."""
+
+from __future__ import annotations
+
+from lavq_core.privacy.accounting import Mechanism
+from lavq_core.privacy.plan import make_plan, planned_epsilon
+from lavq_core.settings import Config
+
+OFF = (
+    "Trained without differential privacy: no bound on what the shared detector, codebook and networks reveal about a "
+    "patient is claimed. The membership-inference audit measures what one attack on the detector finds."
+)
+_NOT_COVERED = (
+    "a patient who is known to two hospitals (each protects its own), other releases of the same patients outside this "
+    "run (each site's ledger adds them up), that a site took part and when, settings chosen beforehand on the same "
+    "data, and what stays on site (twins, predictions, calibration)"
+)
+
+
+def privacy_statement(config: Config) -> str:
+    """Write the sentence for a run that took all its rounds."""
+    if config.privacy.epsilon == 0:
+        return OFF
+    rounds, privacy = config.federation.rounds, config.privacy
+    plan, epsilon = make_plan(config, rounds), planned_epsilon(config, rounds)
+    size, centre, detector = plan.whole()
+    return (
+        f"({epsilon:.2f}, {privacy.delta:g})-differentially private, add or remove one patient of a site, for every "
+        f"site and over all {rounds} rounds; releases: {_said(size, 'the number of patients')}, "
+        f"{_said(centre, 'the sum of their descriptions')}, "
+        f"{_said(detector, f'gradient sums of the detector clipped to {privacy.clipping_norm:g} a patient')}; "
+        f"{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
+    )
+
+
+def _said(mechanism: Mechanism, what: str) -> str:
+    times = f"{mechanism.steps} " if mechanism.steps > 1 else ""
+    return f"{times}{what} (noise multiplier {mechanism.noise_multiplier:.3g})"
+
+
+def _sampling(mechanism: Mechanism) -> str:
+    if mechanism.sample_rate == 1:
+        return "every patient in every step, no sampling"
+    return f"Poisson sampling of patients at rate {mechanism.sample_rate:g}"

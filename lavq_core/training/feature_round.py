@@ -1,0 +1,90 @@
+"""A features detector's part of one round at one site, with the site's ledger where training is private.
+
+Round 1 gives the number of patients and the centre of their descriptions, the others train the head. What a round
+released is in the ledger, on the disk, before anything of it is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from lavq_core.errors import ConfigError, DataError
+from lavq_core.models.feature_detector import FeatureDetector
+from lavq_core.privacy.guard import digests
+from lavq_core.privacy.ledger import Entry, Ledger
+from lavq_core.privacy.plan import make_plan
+from lavq_core.settings import Config
+from lavq_core.training.head_training import PatientItems, released_centre, released_size, train_head
+from lavq_core.training.local_steps import Round
+
+
+@dataclass(frozen=True)
+class FeatureUpdate:
+    """What a round gives."""
+
+    detector: Mapping[str, Tensor]  # leaves
+    size: float  # leaves, as the weight of the average: the released number of patients
+    loss: float  # stays on site; NaN in round 1
+
+
+def feature_round(
+    model: FeatureDetector, items: PatientItems, config: Config, place: Round, ledger: Ledger | None
+) -> FeatureUpdate:
+    """Train one round in place.
+
+    Args:
+        model: with the broadcast weights, on the CPU.
+        items: the site's training patients.
+        config: ``detector_training`` and ``privacy``.
+        place: which round and site.
+        ledger: the site's; None where training is not private.
+
+    Raises:
+        ConfigError: training is private and there is no ledger.
+        DataError: more patients than ``privacy.delta`` suits.
+        BudgetSpent: the round would pass the site's budget; nothing was computed.
+    """
+    if ledger is None:
+        if config.privacy.epsilon > 0:
+            raise ConfigError("privacy.epsilon is above 0 and this site keeps no ledger: nothing can be released")
+        size = float(items.patients)
+        return _released(model, items, config, place, size, 0.0)
+    require_delta(items.patients, config.privacy.delta)
+    plan, run = make_plan(config, place.rounds), Path(config.run.dir).name
+    sizes = [entry.public["size"] for entry in ledger.entries if entry.run == run and "size" in entry.public]
+    mechanisms = plan.of_round(place.number, sized=bool(sizes))
+    ledger.require(mechanisms)
+    size = sizes[0] if sizes else released_size(items, plan.size.noise_multiplier)
+    noise = (plan.centre if place.number == 1 else plan.detector).noise_multiplier
+    update = _released(model, items, config, place, size, noise)
+    outputs = digests({"detector": update.detector})
+    ledger.write(Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size}))
+    return update
+
+
+def require_delta(patients: int, delta: float) -> None:
+    """Refuse a delta with which one patient in ten sites' worth could be published outright.
+
+    Raises:
+        DataError: it is above one over ten times the patients.
+    """
+    if patients * 10 * delta > 1:
+        raise DataError(
+            f"privacy.delta={delta:g} is too large for this site's number of training patients: it must be at most one "
+            "over ten times that number"
+        )
+
+
+def _released(
+    model: FeatureDetector, items: PatientItems, config: Config, place: Round, size: float, noise: float
+) -> FeatureUpdate:
+    if place.number == 1:
+        model.centre.copy_(released_centre(items, size, noise))
+        loss = float("nan")
+    else:
+        loss = train_head(model, items, config.detector_training, config.privacy.clipping_norm, noise, size)
+    return FeatureUpdate({name: value.clone() for name, value in model.state_dict().items()}, size, loss)

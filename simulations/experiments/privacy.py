@@ -1,0 +1,83 @@
+"""What patient-level differential privacy costs the detector: results file ``privacy``.
+
+The same federation of hospitals, with the same fixed features and steps: without noise (``off``), and private at
+epsilon 8, 3 and 1 over the whole training, each hospital protecting its own patients. Settings were chosen on fold 9
+(not charged); the test fold is scored once by each final detector. Noise comes from the operating system, so a seed
+stands for another draw and not for a repeatable one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lavq_core.config import compose
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder
+from lavq_core.runs.status import run_status
+from simulations.experiments.federation import score
+from simulations.experiments.pool import each_seed
+from simulations.experiments.results_file import Row
+from simulations.launch import quoted
+from simulations.summary import byte_counts
+
+ARMS = {
+    "off": ("privacy=eps8", "privacy.epsilon=0"),
+    "eps8": ("privacy=eps8",),
+    "eps3": ("privacy=eps3",),
+    "eps1": ("privacy=eps1",),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of one arm."""
+
+    arm: str
+    seed: int
+    overrides: tuple[str, ...]
+    folder: Path
+
+
+def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> tuple[pd.DataFrame, list[Row]]:
+    """Train every arm with every seed; finished trainings in ``work`` are not repeated.
+
+    Returns:
+        Predictions on the test fold, and rows: macro AUC pooled, per site and worst, ``epsilon`` and ``delta``, bytes.
+    """
+    trainings = [
+        Training(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS
+    ]
+    done = each_seed(_train, [(training,) for training in trainings], workers, "trainings done")
+    predictions = pd.concat(done, ignore_index=True)
+    return predictions, score(predictions) + _costs(trainings)
+
+
+def _train(training: Training) -> pd.DataFrame:
+    """Train one arm in a process of its own; its predictions on the test fold."""
+    from simulations.inprocess import run_in_process
+
+    complete = [*training.overrides, *ARMS[training.arm], f"run.seed={training.seed}"]
+    complete.append(f"run.dir={quoted(training.folder)}")
+    config, run = compose(complete), RunFolder(training.folder)
+    if not run.model.is_dir():
+        run_in_process(complete, config.federation.sites)
+    table = pd.concat([pd.read_csv(site.predictions) for site in run.sites()], ignore_index=True)
+    return table[table["fold"] == config.data.test_fold].assign(arm=training.arm, seed=training.seed)
+
+
+def _costs(trainings: Sequence[Training]) -> list[Row]:
+    """Epsilon that the dearest site spent, and bytes of a round and site; intervals are the seeds' range."""
+    rows = []
+    for arm in ARMS:
+        runs = [RunFolder(training.folder) for training in trainings if training.arm == arm]
+        spent = [max(site.epsilon for site in run_status(run).sites.values()) for run in runs]
+        moved = [sum(map(float, byte_counts(read_events(run.events)).values())) for run in runs]
+        for metric, values in (("epsilon", spent), ("bytes_per_round", moved)):
+            if any(values):  # without privacy there is no epsilon, not one of 0
+                rows.append(Row(arm, metric, float(np.mean(values)), min(values), max(values), 0, len(values)))
+    return rows

@@ -1,0 +1,190 @@
+"""A hospital under differential privacy: what it answers, what its ledger makes it refuse, what the door keeps in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+
+import client.app
+from client.site import open_site
+from lavq_core.privacy.ledger import Ledger
+from lavq_core.runs.events import read_events
+from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.training import feature_round, site_round
+from server.validation import ReplyChecker, read_evaluation
+
+Make = Callable[..., Any]
+PRIVATE = (
+    "privacy=eps8", "separator_training.steps=0", "detector_training.steps=3", "detector_training.epochs=3",
+    "federation.rounds=3",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SiteFolder:
+    return RunFolder(tmp_path / "run").site("client-0")
+
+
+@pytest.fixture
+def site(hospital: Make) -> Any:
+    return hospital(0, *PRIVATE)
+
+
+def ledger_of(folder: SiteFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.ledger.read_text().splitlines()][1:]
+
+
+def refusal(reply: Message) -> str:
+    assert not reply.has_content()
+    return str(reply.error.reason)
+
+
+def taken_over(site: Any, content: RecordDict) -> None:
+    """Send the site's own detector back, as an average of one."""
+    update = ReplyChecker(site.shared, private=True).update(content)
+    site.shared = replace(site.shared, detector=update.detector)
+
+
+def test_a_reply_is_noised_constant_or_public_and_names_its_ledger(site: Any, folder: SiteFolder) -> None:
+    content = site.train().content
+    assert set(content) == {"detector", "codebook", "metrics", "ledger"}
+    assert set(content["ledger"]) == {"head", "epsilon", "delta"}
+    assert not any(value.numpy().any() for value in content["codebook"].values())
+    update = ReplyChecker(site.shared, private=True).update(content)
+    assert update.ledger is not None
+    assert update.ledger.head == Ledger(folder.ledger, open_site(site.context).data.fingerprint, 8.0, 1e-5).head
+    assert update.detector["centre"].abs().sum() > 0
+    assert not update.detector["head.weight"].any()
+
+
+def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
+    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, the site has paid; trained again, it pays again and draws other noise."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client.app, "check_reply", killed)
+    with pytest.raises(KeyboardInterrupt):
+        site.train()
+    monkeypatch.undo()
+    paid = ledger_of(folder)
+    assert [entry["round"] for entry in paid] == [1]
+    site.train()
+    again = ledger_of(folder)
+    assert [entry["round"] for entry in again] == [1, 1]
+    assert again[0]["outputs"] != again[1]["outputs"]
+
+
+def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
+    first, second = (site.train().content["detector"]["centre"].numpy() for _ in range(2))
+    assert not (first == second).all()
+
+
+def test_the_number_of_patients_is_noised_once_and_kept(site: Any, folder: SiteFolder) -> None:
+    sizes = []
+    for number in (1, 2, 3):
+        content = site.train(number, 3).content
+        sizes.append(content["metrics"]["num-examples"])
+        taken_over(site, content)
+    assert len(set(sizes)) == 1
+    released = [entry["public"] for entry in ledger_of(folder)]
+    assert [set(public) for public in released] == [{"size"}, set(), set()]
+    assert sizes[0] == max(1, round(released[0]["size"]))
+
+
+def test_an_evaluation_says_no_number(site: Any) -> None:
+    assert read_evaluation(site.evaluate().content) == 0
+
+
+def test_when_the_budget_is_spent_the_site_says_so_and_trains_nothing(
+    hospital: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = hospital(0, *PRIVATE, "privacy.epsilon_max=3")
+    answers = []
+    for number in (1, 2, 3):
+        reply = site.train(number, 3)
+        if not reply.has_content():
+            answers.append(refusal(reply))
+            monkeypatch.setattr(feature_round, "train_head", lambda *_: pytest.fail("trained"))
+    assert answers
+    assert set(answers) == {"BudgetSpent"}
+
+
+def test_a_ledger_edited_by_one_byte_closes_the_site(site: Any, folder: SiteFolder) -> None:
+    site.train()
+    content = bytearray(folder.ledger.read_bytes())
+    content[len(content) // 2] ^= 1
+    folder.ledger.write_bytes(bytes(content))
+    assert refusal(site.train(2)) == "LedgerError"
+
+
+def test_an_older_ledger_is_unmasked_by_the_head_that_the_server_echoes(site: Any, folder: SiteFolder) -> None:
+    kept: dict[Path, bytes] = {}
+    for number in (1, 2):
+        content = site.train(number, 3).content
+        kept = kept or {path: path.read_bytes() for path in folder.ledger.parent.iterdir() if path.suffix != ".lock"}
+        taken_over(site, content)
+    head = str(content["ledger"]["head"])
+    for path, old in kept.items():
+        path.write_bytes(old)
+    assert refusal(site.train(3, 3, heads={"client-0": head})) == "LedgerError"
+    assert site.train(3, 3).has_content()  # without the echo nothing shows: that is what it is for
+
+
+def test_a_private_site_takes_no_part_in_open_training(hospital: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, opened = hospital(0), client.app.open_site
+    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), epsilon_max=4.0))
+    assert refusal(site.train()) == "ConfigError"
+
+
+def test_a_site_without_a_limit_releases_nothing(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = client.app.open_site
+    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), epsilon_max=None))
+    assert refusal(site.train()) == "ConfigError"
+
+
+def test_a_delta_too_large_for_the_number_of_patients_is_refused(hospital: Make) -> None:
+    assert refusal(hospital(0, *PRIVATE, "privacy.delta=0.01").train()) == "DataError"
+
+
+@pytest.mark.parametrize("part", ["counts", "sums", "prior", "requests"])
+def test_a_statistic_that_somebody_forgot_is_kept_in(
+    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    real = site_round.no_statistics
+
+    def leaky(*args: Any) -> dict[str, torch.Tensor]:
+        found = real(*args)
+        found[part].flatten()[0] = 1.0
+        return found
+
+    monkeypatch.setattr(site_round, "no_statistics", leaky)
+    assert refusal(site.train()) == "LeavingRefused"
+    failures = [event for event in read_events(folder.events) if event["event"] == "failed"]
+    assert f"codebook/{part}" in failures[-1]["traceback"]
+
+
+def test_weights_changed_after_they_were_entered_are_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = client.app.train_round
+
+    def touched(*args: Any) -> Any:
+        update = real(*args)
+        return replace(update, detector={name: value + 1e-6 for name, value in update.detector.items()})
+
+    monkeypatch.setattr(client.app, "train_round", touched)
+    assert refusal(site.train()) == "LeavingRefused"
+
+
+def test_the_true_number_of_patients_is_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = client.app.train_round
+    monkeypatch.setattr(client.app, "train_round", lambda *args: replace(real(*args), examples=10**6))
+    assert refusal(site.train()) == "LeavingRefused"
