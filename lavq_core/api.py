@@ -18,7 +18,7 @@ from lavq_core.data.records import Ecg
 from lavq_core.data.requests import parse_request, statements_of
 from lavq_core.errors import ConfigError, DataError
 from lavq_core.formats.options import ReadOptions
-from lavq_core.formats.reading import most_blank_leads, read_usable
+from lavq_core.formats.reading import read_usable
 from lavq_core.models.calibration import Calibration
 from lavq_core.models.networks import Networks
 from lavq_core.models.stored import SharedModel, load_calibration, load_networks, load_shared_model
@@ -84,8 +84,7 @@ class Run:
             DataError: it cannot be used; one line that says why.
         """
         options = ReadOptions(sampling_rate, unit, tuple(leads), start)
-        blank = most_blank_leads(self.model.config.detector_training.lead_dropout)
-        return read_usable(path, self.sampling_rate, options, blank)
+        return read_usable(path, self.sampling_rate, options, self.model.most_blank)
 
     def detect(self, ecg: Ecg) -> dict[str, float]:
         """Score an ECG of ``read`` or a twin: a probability per class, calibrated where the run is.

@@ -150,15 +150,13 @@ def _records(model: SharedModel, paths: list[str], options: ReadOptions) -> _Sco
 
     from client.records import read_checked
     from lavq_core.errors import DataError
-    from lavq_core.formats.reading import most_blank_leads
     from lavq_core.progress import track
     from lavq_core.training.detector_training import predict
 
-    most_blank = most_blank_leads(model.config.detector_training.lead_dropout)
     scores, names, left_out, notes = [], [], [], []
     for path in track(paths, "scoring"):
         try:
-            ecg, signal = read_checked(path, model.config.data.sampling_rate, options, most_blank)
+            ecg, signal = read_checked(path, model.config.data.sampling_rate, options, model.most_blank)
         except DataError as error:
             if len(paths) == 1:
                 raise

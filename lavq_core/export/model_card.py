@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from lavq_core.models.calibration import Calibration
 from lavq_core.models.stored import SharedModel
 from lavq_core.report.numbers import Metrics, display
-from lavq_core.settings import Config
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.signals.quality import DURATION
 
 _NOT_EVALUATED = "Not evaluated: the run has no `metrics.json` (`lavq report RUN` makes it of a simulation)."
+_KINDS = {"resnet": "1-D residual network with GroupNorm", "features": "linear head on a fixed description of the ECG"}
 _LIMITS = """\
 - **Research use, not a medical device.** No diagnosis, triage or treatment may rest on it.
 - It scores five superclasses of a resting 12-lead ECG. It knows no rhythm and no emergency, and compares nothing with
@@ -37,7 +37,7 @@ def model_card(
     sections = [
         (f"# {name}: detector, codebook and twin networks trained with LAVQ", _LIMITS),
         ("## What it is", _model(model, onnx)),
-        ("## How it was trained", _training(model.config, metrics)),
+        ("## How it was trained", _training(model, metrics)),
         ("## How well the detector does", _scores(model.classes, metrics)),
         ("## Calibration", _calibration(model.classes, calibration)),
         ("## Digital twins", _twins(model.classes, metrics)),
@@ -50,7 +50,7 @@ def model_card(
 def _model(model: SharedModel, onnx: float | None) -> str:
     config, weights = model.config, sum(p.numel() for p in model.detector.parameters())
     facts = {
-        "detector": f"1-D residual network with GroupNorm, {weights:,} weights",
+        "detector": f"{_KINDS[config.detector.kind]}, {weights:,} weights",
         "input": f"leads {', '.join(INDEPENDENT_LEADS)} in mV at {config.data.sampling_rate} Hz, {DURATION:g} s",
         "output": f"probabilities of {', '.join(model.classes)}, not exclusive",
         "codebook": f"{config.codebook.size} codes of width {config.codebook.dim}",
@@ -61,11 +61,12 @@ def _model(model: SharedModel, onnx: float | None) -> str:
     return _table(("", ""), facts.items())
 
 
-def _training(config: Config, metrics: Metrics | None) -> str:
+def _training(model: SharedModel, metrics: Metrics | None) -> str:
+    config = model.config
     federation, training, twins = config.federation, config.detector_training, config.twins
     facts = {
         "federation": f"{federation.sites} sites expected, {federation.rounds} rounds, `{federation.strategy}`",
-        "detector, per round": f"{training.epochs:g} epochs, lead dropout {training.lead_dropout:g}",
+        "detector, per round": f"{training.epochs:g} epochs, {_blanks(model)}",
         "twins among the training records": f"{twins.per_record} a healthy record, weight {twins.weight:g}",
         "folds": f"{min(config.data.train_folds)}-{max(config.data.train_folds)} train, {config.data.validation_fold} "
         f"selects, {config.data.test_fold} is scored",
@@ -79,6 +80,14 @@ def _training(config: Config, metrics: Metrics | None) -> str:
         if metrics is not None and key in metrics:
             facts[label] = _value(metrics, key)
     return _table(("", ""), facts.items())
+
+
+def _blanks(model: SharedModel) -> str:
+    """Say whether the detector was trained with blank leads."""
+    if not model.most_blank:
+        return "no lead dropout: all leads are needed"
+    dropout = model.config.detector_training.lead_dropout
+    return f"lead dropout {dropout:g}: up to {model.most_blank} chest leads may be missing"
 
 
 def _scores(classes: Sequence[str], metrics: Metrics | None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lavq_core.errors import LavqError, RunError
 from lavq_core.models.detector import Detector
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.signals.quality import DURATION
 
@@ -61,9 +62,11 @@ def write_onnx(detector: Detector, classes: tuple[str, ...], sampling_rate: int,
 
     Raises:
         LavqError: see ``require_onnx``.
-        RunError: both differ by more than ``TOLERANCE``; nothing was written.
+        RunError: the detector is no network, or both differ by more than ``TOLERANCE``; nothing was written.
     """
     onnx, onnxruntime = require_onnx()
+    if isinstance(detector, FeatureDetector):
+        raise RunError("a detector of fixed features describes ECGs outside the network: export with --no-onnx")
     content = _convert(detector, sampling_rate)
     model = onnx.load_from_string(content)
     facts = {

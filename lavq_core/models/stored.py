@@ -12,6 +12,7 @@ from torch import Tensor
 from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
+from lavq_core.formats.reading import most_blank_leads
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.detector import Detector, build_detector
@@ -32,6 +33,12 @@ class SharedModel:
     codebook: CodebookState
     config: Config
     classes: tuple[str, ...]  # order of the detector's outputs
+
+    @property
+    def most_blank(self) -> int:
+        """Leads that may be missing in an ECG that the detector scores: as many as its training has blanked."""
+        learned = self.config.detector.kind != "features"  # a fixed description knows no blank leads
+        return most_blank_leads(self.config.detector_training.lead_dropout) if learned else 0
 
 
 def load_shared_model(run: RunFolder) -> SharedModel:

@@ -161,3 +161,20 @@ def test_a_changed_model_and_a_folder_that_is_taken_are_refused(run: RunFolder, 
         export_run(run, tmp_path / "package", with_onnx=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == [run.root.name, "taken"]
     assert [path.name for path in taken.iterdir()] == ["mine"]
+
+
+def test_a_private_detector_is_exported_without_onnx_and_needs_all_leads(tmp_path: Path) -> None:
+    """Its description of an ECG is computed outside the network, and it was trained without blank leads."""
+    config, run = compose(["privacy=eps8"]), RunFolder(tmp_path / "private")
+    save_config(config, run.config)
+    codebook = {"codes": torch.zeros(6, 32), "requests": torch.zeros(5, 44)}
+    parts = {"detector": build_detector(config.detector, 100, 0).state_dict(), "codebook": codebook}
+    save_artefact(run.model, parts, {"classes": list(SUPERCLASSES)})
+    assert load_shared_model(run).most_blank == 0
+    with pytest.raises(LavqError, match="describes ECGs outside the network: export with --no-onnx"):
+        export_run(run, tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+    card = (export_run(run, tmp_path / "package", with_onnx=False).folder / CARD).read_text()
+    assert "linear head on a fixed description" in card
+    assert "no lead dropout: all leads are needed" in card
+    assert "none: twins need a site's own" in card
