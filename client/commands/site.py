@@ -43,7 +43,7 @@ def _report(args: argparse.Namespace) -> int:
 
     error = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     database = Database.open(args.database, args.sampling_rate)
-    with error.status("looking for beats and duplicates"):
+    with error.status("looking for beats and duplicates, and how much noise a budget of privacy asks for"):
         sections = site_report(database)
     console = Console(highlight=False)
     for section in sections[:2]:
