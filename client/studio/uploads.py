@@ -1,0 +1,83 @@
+"""Files that the page hands over: on disk while they are read, and gone before the answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lavq_core.errors import DataError, LavqError
+
+MOST_BYTES = 10_000_000  # of all files of one ECG together
+_MOST_FILES = 4
+_NAME = re.compile(r"[\w+-][\w.+ -]{0,119}")
+
+
+@contextmanager
+def unpacked(given: Any) -> Iterator[Path]:
+    """Lay an upload into a folder of its own and give the path of its record; the folder is deleted afterwards.
+
+    Args:
+        given: ``[{"name": file name, "data": base64}, ...]``; a WFDB record is its ``.hea`` and its signal files.
+
+    Raises:
+        DataError: what was sent is no upload, or a part of a record is missing.
+        LavqError: whatever is raised inside; it names the files as the user does, not the folder.
+    """
+    files = _decoded(given)
+    with tempfile.TemporaryDirectory(prefix="lavq-studio-") as name:
+        folder = Path(name)
+        try:
+            yield _record(folder, files)
+        except LavqError as error:
+            raise type(error)(str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")) from None
+
+
+def _decoded(given: Any) -> dict[str, bytes]:
+    if not isinstance(given, list) or not given:
+        raise DataError("choose a file: a WFDB record is its .hea and its .dat together")
+    if len(given) > _MOST_FILES:
+        raise DataError(f"{len(given)} files were chosen: give those of one ECG, {_MOST_FILES} at most")
+    files: dict[str, bytes] = {}
+    for file in given:
+        name, data = (file.get("name"), file.get("data")) if isinstance(file, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(data, str):
+            raise DataError("the upload cannot be read: choose the file again")
+        if not _NAME.fullmatch(name):
+            raise DataError("a file's name has characters that are not allowed: use letters, digits, dot, - and _")
+        try:
+            files[name] = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            raise DataError(f"{name} arrived damaged: choose it again") from None
+    if sum(map(len, files.values())) > MOST_BYTES:
+        raise DataError(f"the files have more than {MOST_BYTES / 1e6:g} MB: one ECG of 10 s is smaller than that")
+    return files
+
+
+def _record(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write the files and say which of them is read."""
+    headers = [name for name in files if name.lower().endswith(".hea")]
+    if len(headers) > 1 or (not headers and len(files) > 1):
+        raise DataError(f"{len(files)} files of different ECGs were chosen: give those of one ECG")
+    (main,) = headers or list(files)
+    if not headers and main.lower().endswith(".dat"):
+        raise DataError(f"{main} lacks its header: choose the .hea file together with it")
+    if headers:
+        _check_signal_files(main, files)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder / main
+
+
+def _check_signal_files(header: str, files: dict[str, bytes]) -> None:
+    """A header may name only files that came with it: neither one that was forgotten nor one elsewhere on this disk."""
+    lines = [line for line in files[header].decode("utf-8", "replace").splitlines() if line.strip()]
+    signals = [line.split()[0] for line in lines if not line.startswith("#")][1:]
+    missing = sorted(set(signals) - set(files))
+    if missing:
+        raise DataError(f"{header} names the signal file {missing[0]}: choose both together")
