@@ -92,7 +92,7 @@ def serve(app: Starlette, port: int, token: str, say: Callable[[str], None], bro
     """
     listener = _listen(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
     say(address)
     if browse:
         webbrowser.open(address)
