@@ -25,6 +25,12 @@ from lavq_core.report.numbers import Metrics, moment, size
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.runs.site_curves import QUANTITIES
 
+SUBGROUPS = {
+    ("sex", "0"): "men",
+    ("sex", "1"): "women",
+    ("age", "<50"): "under 50",
+    ("age", ">=75"): "75 and over",
+}  # in PTB-XL's coding; others are named as they are
 ATTACKS = {"lira": "LiRA", "loss": "loss threshold"}
 MOST_PICTURE_BYTES = 3_500_000  # of inline twins; leaves the file below 5 MB
 
@@ -71,6 +77,7 @@ def _context(run: RunFolder, metrics: Metrics) -> dict[str, Any]:
         "classes": SUPERCLASSES,
         "disease_names": DISEASES,
         "attacks": ATTACKS,
+        "subgroup_names": SUBGROUPS,
         "quantities": QUANTITIES,
         "traffic": evidence.traffic(run),
         "troubles": evidence.troubles(run),
