@@ -17,6 +17,7 @@ from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements, public_st
 from lavq_core.data.records import Ecg
 from lavq_core.data.requests import NORM, Request, parse_request, statements_of
 from lavq_core.errors import ConfigError
+from lavq_core.formats.options import ReadOptions
 from lavq_core.models.editor import envelope
 from lavq_core.models.networks import Networks
 from lavq_core.models.stored import SharedModel, load_networks, load_shared_model
@@ -181,14 +182,14 @@ class TwinMaker:
         """Counts of the statements that the federation has seen, by superclass: ``(C, S)``."""
         return self.model.codebook["requests"]
 
-    def make(self, path: str | Path, wish: Wish) -> Made:
-        """Make twins of the record at ``path``.
+    def make(self, path: str | Path, wish: Wish, options: ReadOptions | None = None) -> Made:
+        """Make twins of the ECG file at ``path``; ``options`` say what a CSV or NPY file does not.
 
         Raises:
             LavqError: a disease that cannot be shown, a record that cannot be used; one line that says why.
         """
         asked, config = parse_request(wish.disease, public_statements()), self.model.config
-        name, patient = self._read(path, wish)
+        ecg, patient = self._read(path, wish, options)
         generator = torch.Generator().manual_seed(wish.seed)
         wanted = statements_of(asked, self.seen, wish.count, generator)
         patients, codes = patient.take(torch.zeros(wish.count, dtype=torch.int64)), self.model.codebook["codes"]
@@ -196,7 +197,7 @@ class TwinMaker:
         detector = self.model.detector
         before, after = predict(detector, patient.signal)[0], predict(detector, twins.signal)
         return Made(
-            name=name,
+            name=ecg.name,
             wish=wish,
             patient=patient,
             asked=asked,
@@ -205,17 +206,18 @@ class TwinMaker:
             gate=twins.gate_over_time(config.separator.stride),
             before=before,
             after=after,
-            notes=_notes(asked, float(before[0]), self.seen),
+            notes=[*ecg.notes, *_notes(asked, float(before[0]), self.seen)],
         )
 
-    def _read(self, path: str | Path, wish: Wish) -> tuple[str, Patients]:
-        """Read the record and bring it to the wanted heart rate: its name, and the patient in the beat frame."""
+    def _read(self, path: str | Path, wish: Wish, options: ReadOptions | None) -> tuple[Ecg, Patients]:
+        """Read the ECG and bring it to the wanted heart rate: as it was read, and the patient in the beat frame."""
         config = self.model.config
 
         def at_rate(signal: Tensor) -> Tensor:
             return torch.from_numpy(_at_rate(signal.numpy(), config.data.sampling_rate, wish.rate))
 
-        return read_patient(path, wish.age, SEX[wish.sex], config, None if wish.rate == 1.0 else at_rate)
+        change = None if wish.rate == 1.0 else at_rate
+        return read_patient(path, wish.age, SEX[wish.sex], config, change, options)
 
 
 def unseen_statements(seen: Tensor) -> set[str]:

@@ -15,7 +15,11 @@ served on this machine only, to whoever has the printed address; nothing is stor
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--folder", metavar="DIR", help="your own ECGs: WFDB records, or a folder in PTB-XL's layout")
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="your own ECGs: WFDB, DICOM, MUSE XML or EDF files, or a folder in PTB-XL's layout",
+    )
     parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
     parser.add_argument(
         "--calibration", metavar="JSON", help="a site's calibration.json (default: the run's, where it has one)"

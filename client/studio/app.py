@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 
 from client.studio.library import Library
-from client.studio.uploads import MOST_BYTES, unpacked
+from client.studio.uploads import MOST_BYTES, options_of, unpacked
 from client.twins import Made, TwinMaker, Wish, unseen_statements
 from lavq_core.data.labels import SUPERCLASSES, public_statements, superclass_of
 from lavq_core.data.records import write_record
@@ -108,7 +108,7 @@ class Studio:
             seed=int(given.get("seed", 0)),
         )
         with self._chosen(asked) as path:
-            return self.maker.make(path, wish)
+            return self.maker.make(path, wish, options_of(asked))
 
     @contextmanager
     def _chosen(self, asked: dict[str, Any]) -> Iterator[Path]:

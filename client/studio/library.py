@@ -16,6 +16,7 @@ from lavq_core.data.ptbxl import TABLE, read_tables
 from lavq_core.errors import DataError
 
 _MOST = 20_000  # records listed; a folder of more is named by a smaller one
+_OTHERS = (".dcm", ".xml", ".edf")  # beside WFDB
 _SEX = {0: "male", 1: "female"}
 
 
@@ -40,7 +41,9 @@ class Library:
 
     @classmethod
     def of(cls, name: str, folder: str | Path, sampling_rate: int) -> Library:
-        """List a folder: one in PTB-XL's layout by its table, healthy ECGs first, any other by its WFDB headers.
+        """List a folder: one in PTB-XL's layout by its table, healthy ECGs first, any other by its files.
+
+        CSV and NPY files are not listed: they do not say their rate and unit.
 
         Raises:
             DataError: no such folder, no ECG in it, or a table that cannot be read.
@@ -51,7 +54,7 @@ class Library:
         listed = _from_table(folder, sampling_rate) if (folder / TABLE).is_file() else _from_files(folder)
         entries = {entry.key: entry for entry in sorted(listed, key=lambda entry: not entry.healthy)}
         if not entries:
-            raise DataError(f"{folder} holds no WFDB record (.hea) at {sampling_rate} Hz: give a folder that does")
+            raise DataError(f"{folder} holds no ECG: give a folder of WFDB, DICOM, MUSE XML or EDF files")
         return cls(name, folder, entries)
 
     def path(self, key: object) -> Path:
@@ -72,7 +75,7 @@ class Library:
 def _from_table(folder: Path, sampling_rate: int) -> Iterator[Entry]:
     tables = read_tables(folder, sampling_rate)
     classes = superclass_of(tables.statements)
-    present = _headers(folder)
+    present = _files(folder)
     for ecg_id, row in tables.listing.iterrows():
         if row["file"] in present and ecg_id not in tables.faults:
             found = {classes[code] for code in row["statements"] if code in classes}
@@ -88,16 +91,19 @@ def _entry(ecg_id: str, labels: str, healthy: bool, row: pd.Series) -> Entry:
 
 
 def _from_files(folder: Path) -> Iterator[Entry]:
-    return (Entry(key, key, False, None, "unknown") for key in sorted(_headers(folder)))
+    return (Entry(key, key, False, None, "unknown") for key in sorted(_files(folder)))
 
 
-def _headers(folder: Path) -> set[str]:
-    """Records below a folder, without their suffix; links that lead out of it are not followed."""
+def _files(folder: Path) -> set[str]:
+    """ECG files below a folder, WFDB records without suffix; links that lead out of it are not followed."""
     found: set[str] = set()
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        within = Path(here).relative_to(folder)
-        found |= {(within / file).with_suffix("").as_posix() for file in files if file.endswith(".hea")}
+        for file in map(Path(here).relative_to(folder).joinpath, files):
+            if file.suffix.casefold() in _OTHERS:
+                found.add(file.as_posix())
+            elif file.suffix == ".hea":
+                found.add(file.with_suffix("").as_posix())
         if len(found) > _MOST:
-            raise DataError(f"{folder} holds more than {_MOST:,} records: give a smaller folder")
+            raise DataError(f"{folder} holds more than {_MOST:,} ECGs: give a smaller folder")
     return found

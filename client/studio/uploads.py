@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from lavq_core.errors import DataError, LavqError
+from lavq_core.formats.options import ReadOptions
+from lavq_core.web.local_page import numbers
 
 MOST_BYTES = 10_000_000  # of all files of one ECG together
 _MOST_FILES = 4
+_FIELDS = {
+    "--sampling-rate HZ": 'the field "Sampling rate"',
+    "--unit mV, uV, nV or V": 'the field "Unit"',
+    "--leads I,II,V1,...": 'the field "Leads"',
+}  # what the reader calls an option is a field of the page
 _NAME = re.compile(r"[\w+-][\w.+ -]{0,119}")
 
 
@@ -23,7 +30,8 @@ def unpacked(given: Any) -> Iterator[Path]:
     """Lay an upload into a folder of its own and give the path of its record; the folder is deleted afterwards.
 
     Args:
-        given: ``[{"name": file name, "data": base64}, ...]``; a WFDB record is its ``.hea`` and its signal files.
+        given: ``[{"name": file name, "data": base64}, ...]``; a WFDB record is its ``.hea`` and its signal files,
+            every other format is one file.
 
     Raises:
         DataError: what was sent is no upload, or a part of a record is missing.
@@ -35,7 +43,28 @@ def unpacked(given: Any) -> Iterator[Path]:
         try:
             yield _record(folder, files)
         except LavqError as error:
-            raise type(error)(str(error).replace(f"{folder}/", "").replace(str(folder), "the upload")) from None
+            raise type(error)(_as_seen(str(error), folder)) from None
+
+
+def options_of(asked: dict[str, Any]) -> ReadOptions:
+    """Take what a CSV or NPY file does not say of itself, and where a longer recording is to begin.
+
+    Raises:
+        DataError: a field holds something else.
+    """
+    given, unit, leads = numbers(("sampling_rate", "start"), asked), asked.get("unit", ""), asked.get("leads", "")
+    if not isinstance(unit, str) or not isinstance(leads, str):
+        raise DataError("unit and leads must be text")
+    names = tuple(leads.replace(",", " ").split())
+    return ReadOptions(given.get("sampling_rate"), unit, names, given.get("start", 0.0))
+
+
+def _as_seen(message: str, folder: Path) -> str:
+    """Name files as the user does, and options as the page does."""
+    message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+    for option, name in _FIELDS.items():
+        message = message.replace(f"with {option}", f"in {name}")
+    return message
 
 
 def _decoded(given: Any) -> dict[str, bytes]:

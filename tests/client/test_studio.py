@@ -276,7 +276,9 @@ def test_probabilities_are_calibrated_and_come_with_their_thresholds(studio: Sta
         ({"record": ["x"]}, "this ECG is not in the list"),
         ({"source": "disk"}, "choose an ECG"),
         ({"source": "upload"}, "choose a file"),
-        ({"source": "upload", "files": upload(("a.xyz", b"%PDF"))}, "a"),
+        ({"source": "upload", "files": upload(("a.dcm", b"%PDF-1.7 ..."))}, "a.dcm is a PDF document, not an ECG"),
+        ({"source": "upload", "files": upload(("a.csv", b"I,II\n1,2\n"))}, 'give it in the field "Sampling rate"'),
+        ({"source": "upload", "files": upload(("a.csv", b"1,2\n")), "leads": 3}, "unit and leads must be text"),
     ],
 )
 def test_a_wrong_question_gets_one_clear_line(studio: Started, asked: dict[str, Any], reason: str) -> None:
@@ -333,6 +335,28 @@ def test_files_that_are_no_ecg_are_refused_before_they_are_written(given: Any, r
         pass
 
 
+def test_a_csv_is_read_with_what_the_page_tells_of_it(studio: Started) -> None:
+    from lavq_core.data.records import read_record
+    from lavq_core.signals.leads import LEADS
+
+    rows = "\n".join(",".join(f"{1000 * value:.0f}" for value in sample) for sample in read_record(RECORD).signal.T)
+    told = {"sampling_rate": 100, "unit": "uV", "leads": ", ".join(LEADS)}
+    status, answer = studio.ask(
+        "twin", source="upload", files=upload(("mine.csv", rows.encode())), disease="IMI", **told
+    )
+    assert status == 200, answer
+    assert answer["name"] == "mine"
+    _, whole = studio.ask("twin", source="bundled", record=KEY, disease="IMI")
+    assert [r["after"] for r in answer["readings"]] == pytest.approx([r["after"] for r in whole["readings"]], abs=1e-3)
+
+
+def test_a_folder_of_files_is_listed_without_those_that_need_to_be_told_more(tmp_path: Path) -> None:
+    for name in ("a.hea", "a.dat", "sub/b.DCM", "c.xml", "d.csv", "e.npy", ".hidden/f.edf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(Library.of("mine", tmp_path, 100).entries) == ["a", "c.xml", "sub/b.DCM"]
+
+
 def test_a_folder_in_ptb_xls_layout_is_listed_healthy_first_with_age_and_sex() -> None:
     entries = list(Library.of("sample", sample.FOLDER, 100).entries.values())
     assert len(entries) == 520
@@ -345,7 +369,7 @@ def test_a_folder_in_ptb_xls_layout_is_listed_healthy_first_with_age_and_sex() -
 def test_a_folder_without_ecgs_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     assert main(["studio", str(run), "--folder", str(tmp_path), "--no-browser"]) == 2
-    assert "holds no WFDB record" in capsys.readouterr().err
+    assert "holds no ECG: give a folder of WFDB" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told(studio: Started, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ async function question() {
   const from = source();
   const asked = {
     source: from, disease: disease(), strength: Number(at("strength").value), sex: at("sex").value,
-    age: at("age").value === "" ? null : Number(at("age").value), seed, layout: at("layout").value,
+    age: number("age"), seed, layout: at("layout").value,
   };
   if (from !== "upload") return { ...asked, record: at("record").value };
   const files = [...at("upload").files];
@@ -113,7 +113,14 @@ async function question() {
   if (bytes > about.most_bytes) {
     throw new Error(`${(bytes / 1e6).toFixed(1)} MB were chosen, ${about.most_bytes / 1e6} MB are the most: one ECG of 10 s is smaller than that`);
   }
-  return { ...asked, files: await Promise.all(files.map(async (file) => ({ name: file.name, data: await base64(file) }))) };
+  const told = {
+    sampling_rate: number("rate"), unit: at("unit").value, leads: at("leads").value, start: number("start"),
+  };
+  return { ...asked, ...told, files: await Promise.all(files.map(async (file) => ({ name: file.name, data: await base64(file) }))) };
+}
+
+function number(id) {
+  return at(id).value === "" ? null : Number(at(id).value);
 }
 
 function base64(file) {
