@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Page as BrowserPage
+from playwright.sync_api import expect
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
@@ -317,6 +319,22 @@ def test_a_second_report_replaces_the_first_and_leaves_no_old_twins(tmp_path: Pa
     assert run.report.read_text(encoding="utf-8") == first
 
 
+def test_the_gallery_is_filtered_by_disease_and_hospital(run: RunFolder, open_page: Callable[..., BrowserPage]) -> None:
+    page = open_page(run.report.as_uri(), 360, dark=True)
+    cards = page.locator("figure.twin")
+    everything = cards.count()
+    expect(page.locator("output")).to_have_text(f"{everything} of {everything} shown")
+    page.select_option("select[name=disease]", "MI")
+    page.select_option("select[name=site]", "site-2")
+    shown = [card for card in cards.all() if card.is_visible()]
+    assert {(card.get_attribute("data-disease"), card.get_attribute("data-site")) for card in shown} == {
+        ("MI", "site-2")
+    }
+    assert len(shown) < everything
+    expect(page.locator("output")).to_have_text(f"{len(shown)} of {everything} shown")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 # --- every number from metrics.json ----------------------------------------------------------------------------------
 
 
@@ -432,7 +450,7 @@ def test_keys_that_travel_are_listed_and_the_codes_go_one_way(text: str) -> None
 def test_what_left_and_what_did_not_follow_from_the_model(
     run: RunFolder, tmp_path: Path, shared: list[str], told: str | None, kept: list[str]
 ) -> None:
-    copied = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run")))
+    copied = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run", ignore=shutil.ignore_patterns("twins"))))
     parts, about = load_artefact(copied.model)
     networks = {f"{name}.weight": torch.zeros(1000) for name in shared}
     save_artefact(copied.model, parts | ({"networks": networks} if shared else {}), about)
