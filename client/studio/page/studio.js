@@ -65,9 +65,10 @@ function list() {
   const group = (label, chosen) => chosen.length
     ? [element("optgroup", { label }, ...chosen.map(({ key, label }) => element("option", { value: key }, label)))] : [];
   const first = fits.slice(0, MOST_OPTIONS), before = at("record").value;
+  const known = records.some(({ healthy }) => healthy); // a folder of files tells no diagnosis
   at("record").replaceChildren(
     ...group("normal ECGs", first.filter(({ healthy }) => healthy)),
-    ...group("others", first.filter(({ healthy }) => !healthy)));
+    ...group(known ? "others" : "ECGs", first.filter(({ healthy }) => !healthy)));
   if (first.some(({ key }) => key === before)) at("record").value = before;
   at("found").textContent = fits.length > first.length
     ? `the first ${first.length} of ${fits.length}: search for more` : `${fits.length} of ${records.length}`;
@@ -181,6 +182,7 @@ function tell(error) {
   at("error").textContent = error.message;
   at("error").hidden = false;
   at("shown").hidden = true;
+  at("error").scrollIntoView({ block: "nearest" }); // on a phone it stands below the fields
   at("state").textContent = "";
   buttons(false);
 }
