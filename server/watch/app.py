@@ -55,7 +55,10 @@ class Watch:
 
     def _curves(self) -> dict[str, str]:
         """Pictures of the losses by their name in words, drawn again only when there is something new."""
-        curves = site_curves(self._run)
+        names = sorted((site.root.name for site in self._run.sites()), key=natural)
+        # Every site from the start, so that none changes its colour when another one answers.
+        found = site_curves(self._run)
+        curves = {q: {name: by_site.get(name, []) for name in names} for q, by_site in found.items()}
         with self._one_at_a_time:
             if curves != self._drawn[0]:
                 drawn = {QUANTITIES[q]: themed_markup(draw_convergence(c, QUANTITIES[q])) for q, c in curves.items()}
