@@ -22,7 +22,7 @@ _FIELDS = {
     "--unit mV, uV, nV or V": 'the field "Unit"',
     "--leads I,II,V1,...": 'the field "Leads"',
 }  # what the reader calls an option is a field of the page
-_NAME = re.compile(r"[\w+-][\w.+ -]{0,119}")
+_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,119}")  # of a plain file in a folder
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def _decoded(given: Any) -> dict[str, bytes]:
         if not isinstance(name, str) or not isinstance(data, str):
             raise DataError("the upload cannot be read: choose the file again")
         if not _NAME.fullmatch(name):
-            raise DataError("a file's name has characters that are not allowed: use letters, digits, dot, - and _")
+            raise DataError("a file has a name that cannot be kept: rename it with letters, digits, dot, - and _")
         try:
             files[name] = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
@@ -98,6 +98,8 @@ def _record(folder: Path, files: dict[str, bytes]) -> Path:
         raise DataError(f"{main} lacks its header: choose the .hea file together with it")
     if headers:
         _check_signal_files(main, files)
+        files[f"{main[:-4]}.hea"] = files.pop(main)  # .HEA too
+        main = f"{main[:-4]}.hea"
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder / main
@@ -105,7 +107,10 @@ def _record(folder: Path, files: dict[str, bytes]) -> Path:
 
 def _check_signal_files(header: str, files: dict[str, bytes]) -> None:
     """A header may name only files that came with it: neither one that was forgotten nor one elsewhere on this disk."""
-    lines = [line for line in files[header].decode("utf-8", "replace").splitlines() if line.strip()]
+    try:
+        lines = [line for line in files[header].decode("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"{header} is not a WFDB header: choose another file") from None
     signals = [line.split()[0] for line in lines if not line.startswith("#")][1:]
     missing = sorted(set(signals) - set(files))
     if missing:

@@ -305,6 +305,13 @@ def test_an_upload_lies_on_disk_only_while_it_is_read() -> None:
     assert not path.parent.exists()
 
 
+def test_a_header_that_a_browser_or_a_camera_renamed_is_found() -> None:
+    header, signals = record_files()
+    with unpacked(upload(("Müller (1).HEA", header[1]), signals)) as path:
+        assert path.name == "Müller (1).hea"
+        assert path.read_bytes() == header[1]
+
+
 def test_an_error_names_the_file_and_not_the_folder_where_it_lay() -> None:
     with pytest.raises(LavqError, match=r"^00059_lr is corrupt$"), unpacked(upload(*record_files())) as path:
         raise LavqError(f"{path.with_suffix('')} is corrupt")
@@ -320,8 +327,9 @@ def test_an_error_names_the_file_and_not_the_folder_where_it_lay() -> None:
         (upload(*[(f"{i}.hea", b"") for i in range(5)]), "5 files were chosen"),
         (upload(("a.hea", b"a"), ("b.hea", b"b")), "different ECGs"),
         (upload(("a.dat", b"a")), "lacks its header"),
-        (upload(("../a.hea", b"a")), "characters that are not allowed"),
-        (upload((".bashrc", b"a")), "characters that are not allowed"),
+        (upload(("../a.hea", b"a")), "a name that cannot be kept"),
+        (upload((".bashrc", b"a")), "a name that cannot be kept"),
+        (upload(("a.hea", b"\xff\xfe")), "a.hea is not a WFDB header"),
         ([{"name": "a.hea", "data": "???"}], "arrived damaged"),
         (
             upload(("a.hea", b"a 1 100 1000\n../../etc/passwd 16 1000 16 0 0 0 0 I\n")),
