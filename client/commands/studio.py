@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="JSON", help="a site's calibration.json (default: the run's, where it has one)"
     )
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1 (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only, for you to open")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@ What could reach a local server, and what keeps it out:
 
 - another machine: the socket is bound to 127.0.0.1;
 - another user of this machine: every answer below ``/api/`` asks for a token that only the printed address holds. It
-  stands behind the ``#`` of the address, so it is in no request line, no log and no ``Referer``;
+  stands behind the ``#`` of the address, so it is in no request line, no log and no ``Referer`` (a browser that is
+  started with it shows it in the list of processes: ``--no-browser`` starts none);
 - another web page in the same browser: it does not know the token, and the header that carries it makes the browser ask
   first, which is never granted;
 - a name that is pointed at 127.0.0.1 (DNS rebinding): the ``Host`` header must be this server's own;

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--web", action="store_true", help="serve a page that follows the run, on 127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="of the page (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="print the page's address and open nothing")
+    parser.add_argument("--no-browser", action="store_true", help="print the page's address only, for you to open")
 
 
 def execute(args: argparse.Namespace) -> int:
