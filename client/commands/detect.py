@@ -6,23 +6,34 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.records import FORMATS, configure_reading, read_options
+
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
     from torch import Tensor
 
+    from lavq_core.formats.options import ReadOptions
     from lavq_core.models.calibration import Calibration
     from lavq_core.models.stored import SharedModel
+
+    _Scored = tuple[pd.Series, Tensor, list[tuple[str, str]], list[str]]
 
 HELP = "score ECGs with the detector of a run"
 EXAMPLE = """\
   lavq detect --run runs/demo simulations/sample/records100/00000/00059_lr --out predictions.csv
+  lavq detect --run runs/demo ecg.dcm muse.xml holter.edf --out predictions.csv
+  lavq detect --run runs/demo ecg.csv --sampling-rate 500 --unit uV --out predictions.csv
   lavq detect --run runs/demo --database /path/to/ptb-xl --out predictions.csv
   lavq detect --run runs/demo --calibration runs/demo/sites/site-0/calibration.json ECG --out predictions.csv"""
 
 
+_SHOWN = 10  # lines of a list
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("records", nargs="*", metavar="RECORD", help="WFDB records, with or without .hea or .dat")
+    parser.add_argument("records", nargs="*", metavar="ECG", help=FORMATS)
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
     parser.add_argument(
         "--model", metavar="MODEL", help="a patient's own detector that `lavq personalize` made of the run"
@@ -37,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="a row per ECG: a probability per class; where calibrated, CLASS_reached: 1 at or above its threshold",
     )
+    configure_reading(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -49,22 +61,21 @@ def execute(args: argparse.Namespace) -> int:
     from lavq_core.runs.layout import RunFolder, write_atomic
 
     if bool(args.records) == bool(args.database):
-        raise LavqError("give either RECORDs or --database DIR")
+        raise LavqError("give either ECGs or --database DIR")
     run = RunFolder.open(args.run)
     model = load_shared_model(run)
     if args.model and args.calibration:
         raise LavqError("give --model or --calibration: no calibration was made for one patient's detector")
     calibration = None if args.model else load_calibration(run, model, args.calibration)
     model = load_personal(Path(args.model), model) if args.model else model
-    names, scores, left_out = _database(model, args.database) if args.database else _records(model, args.records)
+    found = _database(model, args.database) if args.database else _records(model, args.records, read_options(args))
+    names, scores, left_out, notes = found
     frame = _table(names, scores, model, calibration)
     out = Path(args.out)
     write_atomic(out, frame.to_csv(index=False, float_format="%.6f"))
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    for name, reason in left_out[:10]:
-        console.print(f"left out {name}: {reason}")
-    if len(left_out) > 10:
-        console.print(f"... and {len(left_out) - 10} more")
+    _list(console, [f"note: {note}" for note in notes])
+    _list(console, [f"left out {name}: {reason}" for name, reason in left_out])
     if left_out:
         rejected = out.with_name(f"{out.stem}.left-out.csv")
         write_atomic(rejected, pd.DataFrame(left_out, columns=["record", "reason"]).to_csv(index=False))
@@ -76,6 +87,13 @@ def execute(args: argparse.Namespace) -> int:
             marks = [f"{name} {row[name]:.2f}{'*' * (row.get(_reached(name)) == 1)}" for name in model.classes]
             console.print(f"{row[names.name]}: {'  '.join(marks)}")
     return 0
+
+
+def _list(console: Console, lines: list[str]) -> None:
+    for line in lines[:_SHOWN]:
+        console.print(line)
+    if len(lines) > _SHOWN:
+        console.print(f"... and {len(lines) - _SHOWN} more")
 
 
 def _reached(name: str) -> str:
@@ -106,8 +124,8 @@ def _table(names: pd.Series, scores: Tensor, model: SharedModel, calibration: Ca
     return frame
 
 
-def _database(model: SharedModel, folder: str) -> tuple[pd.Series, Tensor, list[tuple[str, str]]]:
-    """Score every usable record: ids, probabilities ``(n, 5)``, and who was left out and why."""
+def _database(model: SharedModel, folder: str) -> _Scored:
+    """Score every usable record: ids, probabilities ``(n, 5)``, who was left out and why, and notes."""
     import torch
 
     from lavq_core.data.database import Database
@@ -119,29 +137,33 @@ def _database(model: SharedModel, folder: str) -> tuple[pd.Series, Tensor, list[
     scores = torch.cat([predict(model.detector, database.signals(rows)) for rows in track(batches, "scoring")])
     rejected = database.quality[database.quality["verdict"] == "reject"]
     left_out = [(str(ecg_id), str(reason)) for ecg_id, reason in rejected["reasons"].items()]
-    return database.table.index.to_series().reset_index(drop=True), scores, left_out
+    return database.table.index.to_series().reset_index(drop=True), scores, left_out, []
 
 
-def _records(model: SharedModel, paths: list[str]) -> tuple[pd.Series, Tensor, list[tuple[str, str]]]:
-    """Score single records, as ``_database``."""
+def _records(model: SharedModel, paths: list[str], options: ReadOptions) -> _Scored:
+    """Score single files, as ``_database``; notes say what was done to each."""
     import pandas as pd
     import torch
 
     from client.records import read_checked
     from lavq_core.errors import DataError
+    from lavq_core.formats.reading import most_blank_leads
+    from lavq_core.progress import track
     from lavq_core.training.detector_training import predict
 
-    signals, names, left_out = [], [], []
-    for path in paths:
+    most_blank = most_blank_leads(model.config.detector_training.lead_dropout)
+    scores, names, left_out, notes = [], [], [], []
+    for path in track(paths, "scoring"):
         try:
-            ecg, signal = read_checked(path, model.config.data.sampling_rate)
+            ecg, signal = read_checked(path, model.config.data.sampling_rate, options, most_blank)
         except DataError as error:
             if len(paths) == 1:
                 raise
             left_out.append((path, str(error)))
             continue
         names.append(ecg.name)
-        signals.append(signal)
-    if not signals:
+        notes += [f"{ecg.name}: {note}" for note in ecg.notes]
+        scores.append(predict(model.detector, signal.unsqueeze(0)))  # one by one: lengths may differ
+    if not scores:
         raise DataError(f"none of the {len(paths)} records can be used; the first: {left_out[0][1]}")
-    return pd.Series(names, name="record"), predict(model.detector, torch.stack(signals)), left_out
+    return pd.Series(names, name="record"), torch.cat(scores), left_out, notes

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.records import FORMATS, configure_reading, read_options
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -27,12 +29,13 @@ _SICK = 0.5  # probability of NORM below which a reference is called not healthy
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("record", metavar="RECORD", help="WFDB record of the patient while healthy")
+    parser.add_argument("record", metavar="ECG", help=f"of the patient while healthy: {FORMATS}")
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
     parser.add_argument("--age", type=float, default=float("nan"), help="of the patient, years")
     parser.add_argument("--sex", choices=list(_SEX), default="unknown", help="of the patient")
     parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
     parser.add_argument("--out", required=True, metavar="MODEL", help="folder of the patient's detector")
+    configure_reading(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -50,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
 
     run = RunFolder.open(args.run)
     model = load_shared_model(run)
-    name, patient = read_patient(args.record, args.age, _SEX[args.sex], model.config)
+    ecg, patient = read_patient(args.record, args.age, _SEX[args.sex], model.config, options=read_options(args))
     examples, networks_of = _examples(run, model, patient, args.site)
     settings, rate = model.config, model.config.data.sampling_rate
     made = [
@@ -59,14 +62,16 @@ def execute(args: argparse.Namespace) -> int:
     ]
     before = predict(model.detector, patient.signal)[0]  # (5,)
     after = torch.stack([predict(detector, patient.signal)[0] for detector in made])  # (seeds, 5)
-    _save(Path(args.out), made[0], run, model, name, networks_of, examples)
+    _save(Path(args.out), made[0], run, model, ecg.name, networks_of, examples)
 
-    table = Table(name, "population", "personal", f"over {_SEEDS} fine-tunings")
+    table = Table(ecg.name, "population", "personal", f"over {_SEEDS} fine-tunings")
     for c, label in enumerate(model.classes):
         spread = f"{after[:, c].min():.3f} to {after[:, c].max():.3f}"
         table.add_row(label, f"{before[c]:.3f}", f"{after[0, c]:.3f}", spread)
     Console().print(table)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for note in ecg.notes:
+        console.print(f"note: {note}")
     if before[0] < _SICK:
         console.print("note: this ECG does not read as NORM, so this detector takes for normal what may be ill")
     console.print(f"{len(examples) // 2} twins by the networks of {networks_of}; written to {args.out}")

@@ -1,8 +1,8 @@
-"""A WFDB record as its files hold it, before lead names, units and completeness are judged."""
+"""An ECG as its file holds it, before lead names, units and completeness are judged; WFDB records through wfdb."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ class Stored:
     units: list[str]
     sampling_rate: float  # Hz
     physical: np.ndarray  # (leads, samples) float64 in ``units``; NaN where a sample is marked missing
-    checksums: list[int]  # the header's, one per lead; 0 where it gives none
-    sums: np.ndarray  # (leads,) sum of the digital samples
+    checksums: list[int] = field(default_factory=list)  # WFDB header's, one per lead; 0 where it gives none
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (leads,) sum of the digital samples, of WFDB
+    notes: tuple[str, ...] = ()  # what a reader of the record should know
 
     def intact(self) -> bool:
         """Tell whether the samples are those that the header was written for (16-bit checksums, header(5))."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lavq_core.errors import DataError
 from lavq_core.models.beat_input import BeatInput
 from lavq_core.models.editor import Editor, envelope
 from lavq_core.models.networks import Networks
@@ -38,6 +39,19 @@ class Patients:
         """Bring ECGs ``(n, 8, T)`` in mV into the beat frame; age in years and sex 0 or 1, NaN where unknown."""
         beats = find_beats(signal.numpy(), sampling_rate)
         return cls(signal, beats, BeatInput.of(beats, age, sex, stride), sampling_rate)
+
+    @classmethod
+    def of_one(cls, name: str, signal: Tensor, age: float, sex: float, config: Config) -> Patients:
+        """Bring one ECG ``(8, T)`` in mV into the beat frame.
+
+        Raises:
+            DataError: fewer than three beats of one shape; ``name`` says of which record.
+        """
+        rate = config.data.sampling_rate
+        patient = cls.of(signal.unsqueeze(0), np.array([age]), np.array([sex]), config.separator.stride, rate)
+        if not patient.beats.found()[0]:
+            raise DataError(f"record {name} has fewer than three beats of one shape: a twin needs a regular ECG")
+        return patient
 
     def take(self, rows: Tensor) -> Patients:
         """Select patients, any of them more than once."""

@@ -154,13 +154,13 @@ def rounds_in(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a half."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, text in UTF-8, so that a reader sees the old content or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

@@ -7,6 +7,7 @@ leads; deriving the others makes the law hold by construction. Every function ta
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import numpy as np
@@ -21,14 +22,56 @@ INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 INDEPENDENT_INDEX = tuple(LEADS.index(lead) for lead in INDEPENDENT_LEADS)
 """Rows of the independent leads in (12, T)."""
 
+CHEST_INDEX = tuple(LEADS.index(f"V{i}") for i in range(1, 7))
+"""Rows of the chest leads in (12, T)."""
+
 Signal = TypeVar("Signal", np.ndarray, torch.Tensor)
 
 _BY_NAME = {lead.casefold(): lead for lead in LEADS}
+_NAME = re.compile(r"(?:(?:lead|ecg|ekg|mdc_ecg_lead)[\s_:-]*)?(\w+)(?:\s*\(.*\))?", re.IGNORECASE)
+_LIMB = 6  # limb leads come first in ``LEADS``
+_OF_I_AND_II = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])  # (6, 2)
 
 
 def canonical_lead(name: str) -> str | None:
-    """Return the canonical spelling of a lead name in any case (``"AVR"`` is ``"aVR"``), None when it is no lead."""
-    return _BY_NAME.get(name.strip().casefold())
+    """Return the canonical spelling of a lead name, None when it is no lead.
+
+    Any case, and with the words that recorders put around it: ``"AVR"``, ``"Lead aVR"``, ``"ECG aVR"`` and
+    ``"MDC_ECG_LEAD_aVR"`` are all ``"aVR"``. ``"-aVR"`` is another lead: the same one turned round.
+    """
+    match = _NAME.fullmatch(name.strip())
+    return _BY_NAME.get(match[1].casefold()) if match else None
+
+
+def known_leads(present: np.ndarray) -> np.ndarray:
+    """Tell which leads a recording gives, directly or by computation: (..., 12) bool -> (..., 12) bool.
+
+    Any two limb leads give the other four; nothing gives a chest lead but its own electrode.
+    """
+    known = np.array(present, dtype=bool)
+    known[..., :_LIMB] |= known[..., :_LIMB].sum(axis=-1, keepdims=True) >= 2
+    return known
+
+
+def complete_limb(signal: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Compute the limb leads that are absent from the first two that are there.
+
+    Args:
+        signal: (12, T) mV; rows of absent leads may hold anything.
+        present: (12,) bool; at least two limb leads.
+
+    Returns:
+        (12, T), a copy; leads that were there are as they were.
+    """
+    rows = np.flatnonzero(present[:_LIMB])[:2]
+    if len(rows) < 2:
+        raise ValueError("two limb leads are needed to compute the others")
+    first_two = np.linalg.solve(_OF_I_AND_II[rows], signal[rows].astype(np.float64))  # (2, T), leads I and II
+    limb = derive_limb(first_two[:1], first_two[1:])  # (6, T)
+    completed = signal.copy()
+    absent = np.flatnonzero(~present[:_LIMB])
+    completed[absent] = limb[absent]
+    return completed
 
 
 def to_independent(signal: Signal) -> Signal:

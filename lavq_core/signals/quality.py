@@ -13,10 +13,18 @@ from enum import StrEnum
 
 import numpy as np
 
-from lavq_core.signals.leads import INDEPENDENT_INDEX, INDEPENDENT_LEADS, LEADS, einthoven_residual, to_independent
+from lavq_core.signals.leads import (
+    INDEPENDENT_INDEX,
+    INDEPENDENT_LEADS,
+    LEADS,
+    einthoven_residual,
+    known_leads,
+    to_independent,
+)
 from lavq_core.signals.rpeaks import find_r_peaks_batch
 
 DURATION = 10.0  # s, of every record
+OTHER_UNIT = 100.0  # mV, no heart's peak-to-peak: a common QRS of 1 mV in microvolts
 FLAT = 0.02  # mV, a lead whose peak-to-peak stays below shows no heart
 LARGE = 5.0  # mV, rarely physiological: flagged
 IMPOSSIBLE = 10.0  # mV, artefact or a unit error: rejected
@@ -70,13 +78,16 @@ def assess_record(
     return assess(signal[None], sampling_rate, None if present is None else present[None])[0]
 
 
-def assess(signals: np.ndarray, sampling_rate: float, present: np.ndarray | None = None) -> list[Quality]:
+def assess(
+    signals: np.ndarray, sampling_rate: float, present: np.ndarray | None = None, blank: np.ndarray | None = None
+) -> list[Quality]:
     """Judge a batch of records of one length.
 
     Args:
         signals: (n, 12, T) in mV, canonical lead order.
         sampling_rate: Hz.
         present: (n, 12) bool, leads that the record has; all of them when left out.
+        blank: (n, 12) bool, leads that are zero on purpose and not judged; none when left out.
 
     Returns:
         One ``Quality`` per record.
@@ -90,12 +101,14 @@ def assess(signals: np.ndarray, sampling_rate: float, present: np.ndarray | None
     rejections: list[list[str]] = [[] for _ in range(count)]
     flags: list[list[str]] = [[] for _ in range(count)]
 
-    _name_leads(rejections, ~present[:, INDEPENDENT_INDEX], "missing lead")
+    left = np.zeros((count, len(INDEPENDENT_LEADS)), dtype=bool) if blank is None else blank[:, INDEPENDENT_INDEX]
+    known = known_leads(present)[:, INDEPENDENT_INDEX]
+    _name_leads(rejections, ~known & ~left, "missing lead")
     independent = to_independent(signals)  # (n, 8, T)
     holes = ~np.isfinite(independent).all(axis=-1)  # (n, 8)
-    _name_leads(rejections, holes & present[:, INDEPENDENT_INDEX], "NaN in")
+    _name_leads(rejections, holes & known, "NaN in")
     independent = np.nan_to_num(independent, nan=0.0, posinf=0.0, neginf=0.0)
-    _judge_amplitude(independent, holes, sampling_rate, rejections, flags)
+    _judge_amplitude(independent, holes | left, sampling_rate, rejections, flags)
 
     residual = einthoven_residual(signals)  # NaN where a limb lead has NaN
     for i in np.flatnonzero(~(residual <= RESIDUAL)).tolist():
@@ -112,10 +125,13 @@ def assess(signals: np.ndarray, sampling_rate: float, present: np.ndarray | None
 def _judge_amplitude(
     independent: np.ndarray, holes: np.ndarray, rate: float, rejections: list[list[str]], flags: list[list[str]]
 ) -> None:
-    """Flat, clipped, constant and large leads of (n, 8, T) without NaN; ``holes`` (n, 8) were judged before."""
+    """Flat, clipped, constant and large leads of (n, 8, T) without NaN; ``holes`` (n, 8) are not judged."""
     top, bottom = independent.max(axis=-1), independent.min(axis=-1)  # (n, 8)
     flat = (top - bottom < FLAT) & ~holes
     _name_leads(rejections, flat, "flat lead")
+    tiny = flat.all(axis=-1) & ((top - bottom).max(axis=-1, initial=0.0) > FLAT / 1000.0)
+    for i in np.flatnonzero(tiny):
+        rejections[i].append("all leads within 20 uV, as of millivolts given as microvolts")
     median = np.median(independent, axis=-1)
     samples = independent.shape[-1]
     at_top = (independent == top[..., None]).sum(axis=-1) >= CLIPPED_SHARE * samples
@@ -130,7 +146,8 @@ def _judge_amplitude(
     largest = np.maximum(top, -bottom).max(axis=-1)  # (n,)
     for i in np.flatnonzero(largest > LARGE):
         into = rejections if largest[i] > IMPOSSIBLE else flags
-        into[i].append(f"amplitude {largest[i]:.1f} mV")
+        hint = ", as of microvolts given as millivolts" if (top - bottom)[i].max() > OTHER_UNIT else ""
+        into[i].append(f"amplitude {largest[i]:.1f} mV{hint}")
 
 
 def _name_leads(into: list[list[str]], bad: np.ndarray, what: str) -> None:
