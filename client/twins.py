@@ -18,6 +18,7 @@ from lavq_core.data.records import Ecg
 from lavq_core.data.requests import NORM, Request, parse_request, statements_of
 from lavq_core.errors import ConfigError
 from lavq_core.formats.options import ReadOptions
+from lavq_core.models.editor import envelope
 from lavq_core.models.networks import Networks
 from lavq_core.models.stored import SharedModel, load_networks, load_shared_model
 from lavq_core.models.twins import Patients, Twins, request_twins
@@ -114,8 +115,11 @@ class Made:
         ]
         return Ecg(self.stem(i), twin, self.patient.sampling_rate, np.ones(len(LEADS), bool)), notes
 
-    def draw(self, i: int, layout: str = "3x4+II") -> Figure:
-        """Draw twin ``i`` over its original, edited segments shaded, the gate below."""
+    def draw(self, i: int, layout: str = "3x4+II", title: str = "") -> Figure:
+        """Draw twin ``i`` over its original, edited segments shaded, the gate below.
+
+        Without a title of the caller's it tells what the detector reads, uncalibrated.
+        """
         from lavq_core.plots import draw_ecg
 
         return draw_ecg(
@@ -125,7 +129,24 @@ class Made:
             reference=self.reference,
             envelope=self.twins.envelope[i].numpy(),
             gate=self.gate[i].numpy(),
-            title=self._title(i),
+            title=title or self._title(i),
+            synthetic=True,
+        )
+
+    def draw_beats(self, i: int) -> Figure:
+        """Draw the median beat of twin ``i`` over the original's, twelve leads side by side."""
+        from lavq_core.plots import draw_median_beats
+
+        valid = self.patient.beats.valid[0]  # (W,)
+        beat, original = (to_twelve(x.numpy()) for x in (self.twins.median[i], self.patient.input.x[0]))
+        gate = self.twins.gate[i]
+        return draw_median_beats(
+            np.where(valid, beat, np.nan),
+            self.patient.sampling_rate,
+            reference=np.where(valid, original, np.nan),
+            envelope=envelope(gate[None], len(valid) // len(gate))[0].numpy() * valid,
+            gate=gate.numpy(),
+            title=f"Median beat: {self.name} with {self.diseases[i]}",
             synthetic=True,
         )
 

@@ -12,6 +12,7 @@ from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
 from simulations.audit.run import audit_detector
 from simulations.calibrate import calibrate
+from simulations.run_evaluation import evaluate_run
 from simulations.summary import summarise, write_metrics
 from simulations.twin_judge import judge_twins
 
@@ -29,6 +30,8 @@ def finish_run(run: RunFolder) -> Path:
     database = Database.configured(config.data)
     metrics["data.records"], metrics["data.patients"] = len(database), int(database.table["patient_id"].nunique())
     metrics["data.rejected"] = int((database.quality["verdict"] == "reject").sum())
+    console.print("for whom the detector works, and what its numbers mean")
+    metrics |= evaluate_run(run, config, database)
     console.print("judging the twins with a model that never trained them")
     metrics |= judge_twins(run, config, database)
     if config.audit.enabled:

@@ -9,9 +9,10 @@ from pathlib import Path
 from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.settings import Config
+from simulations import sample
 from simulations.partitions import partition
 
-SAMPLE = Path(__file__).resolve().parent / "sample"
+SAMPLE = sample.FOLDER
 
 
 def prepare(overrides: Sequence[str], data: str | None, out: str | None, prefix: str) -> tuple[list[str], Config]:

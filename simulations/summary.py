@@ -6,12 +6,15 @@ hospitals has none of it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +33,8 @@ from lavq_core.runs.status import run_status
 from lavq_core.settings import Config
 
 Metrics = dict[str, float | int | str]
+
+_PACKAGES = ("torch", "flwr", "numpy", "scipy", "pandas", "opacus", "safetensors", "wfdb")
 
 
 def summarise(run: RunFolder) -> Metrics:
@@ -98,9 +103,20 @@ def _run_facts(run: RunFolder, config: Config, events: list[dict]) -> Metrics:
         "run.seed": config.run.seed,
         "run.version": release,
         "run.commit": commit_of_checkout(),
+        "run.config_sha256": hashlib.sha256(run.config.read_bytes()).hexdigest(),
+        **_versions(),
         "data.name": Path(config.data.dir).name,
         "partition.scheme": config.partition.scheme,
     }
+
+
+def _versions() -> Metrics:
+    """What this report was made with; a run that was trained elsewhere has its own."""
+    found: Metrics = {"version.python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[f"version.{name}"] = version(name)
+    return found
 
 
 def _site_facts(site: SiteFolder) -> Metrics:
@@ -141,10 +157,9 @@ def byte_counts(events: list[dict]) -> Metrics:
 
 def _scores(run: RunFolder, config: Config) -> Metrics:
     """AUC of the final detector on the test fold: pooled, per class, per site, worst site."""
-    files = [site.predictions for site in run.sites() if site.predictions.is_file()]
-    if not files:
+    table = stored_predictions(run)
+    if table.empty:
         return {}
-    table = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
     metrics: Metrics = {}
     for name, rows in table.groupby("site"):
         metrics[f"data.site.{name}.test"] = int((rows["fold"] == config.data.test_fold).sum())
@@ -163,6 +178,12 @@ def _scores(run: RunFolder, config: Config) -> Metrics:
     if known:
         metrics["macro_auc.worst_site"] = min(known)
     return metrics
+
+
+def stored_predictions(run: RunFolder) -> pd.DataFrame:
+    """Read every hospital's predictions on its validation and test folds; empty where none lie here."""
+    files = [site.predictions for site in run.sites() if site.predictions.is_file()]
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True) if files else pd.DataFrame()
 
 
 def score_intervals(table: pd.DataFrame) -> tuple[Interval, list[Interval | None]]:

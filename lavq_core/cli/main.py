@@ -17,8 +17,8 @@ from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
 ORDER = (
-    "demo", "run", "status", "report", "detect", "evaluate", "twin", "personalize", "convert", "export", "site",
-    "experiment", "results",
+    "demo", "run", "status", "watch", "report", "detect", "evaluate", "twin", "studio", "personalize", "convert",
+    "export", "site", "experiment", "results",
 )  # fmt: skip
 _INTERRUPTED = 130
 

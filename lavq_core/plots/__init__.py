@@ -2,5 +2,6 @@
 
 from lavq_core.plots.ecg_paper import draw_ecg
 from lavq_core.plots.files import save_figure, svg_markup
+from lavq_core.plots.median_beats import draw_median_beats
 
-__all__ = ["draw_ecg", "save_figure", "svg_markup"]
+__all__ = ["draw_ecg", "draw_median_beats", "save_figure", "svg_markup"]

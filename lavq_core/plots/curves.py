@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from lavq_core.plots.files import MM_PER_INCH, POINTS_PER_MM
+from lavq_core.plots.files import MM_PER_INCH, POINTS_PER_MM, svg_markup
 
 INK = "#111111"
 SERIES = ("#2e7dc0", "#cf5a18", "#16896a", "#a85a9e", "#98781a", "#7a7f87")
@@ -115,6 +115,11 @@ def draw_bytes(down: Mapping[str, float], up: Mapping[str, float]) -> Figure:
     axes.spines["left"].set_visible(False)
     _legend(figure, axes)
     return figure
+
+
+def themed_markup(figure: Figure) -> str:
+    """Return a curve as ``<svg>`` whose ink follows the page's text colour, which is light on a dark page."""
+    return svg_markup(figure).replace(INK, "currentColor")
 
 
 def _panel(title: str, x_label: str, y_label: str, height: float = _HEIGHT) -> tuple[Figure, Axes]:

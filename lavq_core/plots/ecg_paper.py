@@ -47,7 +47,7 @@ def draw_ecg(
     Args:
         signal: ``(12, T)`` mV in canonical lead order; NaN where a lead was not recorded.
         sampling_rate: Hz.
-        layout: ``3x4+II``, ``6x2`` or ``12x1``.
+        layout: ``3x4+II``, ``3x4``, ``6x2`` or ``12x1``.
         reference: ``(12, T)`` mV, drawn below ``signal`` in the second colour.
         envelope: ``(T,)`` in 0..1, how much of each sample was edited; shaded behind the traces.
         gate: ``(tokens,)`` in 0..1, drawn as steps below the last row.

@@ -31,6 +31,7 @@ def _columns(leads: tuple[str, ...], count: int) -> tuple[Row, ...]:
 
 LAYOUTS: dict[str, tuple[Row, ...]] = {
     "3x4+II": (*_columns(LEADS, 4), (Cell("II", 0.0, 1.0),)),
+    "3x4": _columns(LEADS, 4),
     "6x2": _columns(LEADS, 2),
     "12x1": _columns(LEADS, 1),
 }

@@ -138,9 +138,11 @@ def draw_header(
 
 
 def draw_footer(axes: Axes, width: float, notes: str) -> None:
-    """Write how to read the paper, and what the picture is not for."""
-    write(axes, 5.0, 3.0, notes, 3.0, colour=_MUTED)
-    write(axes, width - 5.0, 3.0, "Research use, not a medical device", 3.0, colour=_MUTED, align="right")
+    """Write how to read the paper, and what the picture is not for: on one line, or on a narrow page on two."""
+    warning = "Research use, not a medical device"
+    narrow = 1.7 * (len(notes) + len(warning)) > width
+    write(axes, 5.0, 4.8 if narrow else 3.0, notes, 3.0, colour=_MUTED)
+    write(axes, width - 5.0, 1.2 if narrow else 3.0, warning, 3.0, colour=_MUTED, align="right")
 
 
 def _add_path(

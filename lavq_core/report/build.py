@@ -17,19 +17,20 @@ from matplotlib.figure import Figure
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.plots import save_figure, svg_markup
-from lavq_core.plots.curves import INK, draw_bytes, draw_convergence, draw_roc
+from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_roc, themed_markup
 from lavq_core.plots.files import save_svg
 from lavq_core.report import evidence
 from lavq_core.report.gallery import DISEASES, Twin, choose, file_stem, stored_twins
 from lavq_core.report.numbers import Metrics, moment, size
 from lavq_core.runs.layout import RunFolder, write_atomic
+from lavq_core.runs.site_curves import QUANTITIES
 
-QUANTITIES = {
-    "macro_auc": "validation macro AUC",
-    "detector_loss": "detector loss",
-    "separator_loss": "separator loss",
-    "reconstruction": "reconstruction loss",
-}
+SUBGROUPS = {
+    ("sex", "0"): "men",
+    ("sex", "1"): "women",
+    ("age", "<50"): "under 50",
+    ("age", ">=75"): "75 and over",
+}  # in PTB-XL's coding; others are named as they are
 ATTACKS = {"lira": "LiRA", "loss": "loss threshold"}
 MOST_PICTURE_BYTES = 3_500_000  # of inline twins; leaves the file below 5 MB
 
@@ -76,6 +77,7 @@ def _context(run: RunFolder, metrics: Metrics) -> dict[str, Any]:
         "classes": SUPERCLASSES,
         "disease_names": DISEASES,
         "attacks": ATTACKS,
+        "subgroup_names": SUBGROUPS,
         "quantities": QUANTITIES,
         "traffic": evidence.traffic(run),
         "troubles": evidence.troubles(run),
@@ -131,7 +133,6 @@ def _draw_twins(run: RunFolder, twins: list[Twin]) -> list[dict[str, Any]]:
 
 
 def _draw_curve(run: RunFolder, name: str, figure: Figure) -> Markup:
-    """Write a curve's file; in the page its ink follows the text colour, which is light on a dark page."""
-    picture = svg_markup(figure)
-    save_svg(picture, run.figures / f"{name}.svg")
-    return Markup(picture.replace(INK, "currentColor"))
+    """Write a curve's file; in the page its ink follows the text colour."""
+    save_figure(figure, run.figures / f"{name}.svg")
+    return Markup(themed_markup(figure))

@@ -17,10 +17,12 @@ Value = float | int | str
 
 MISSING = Markup('<span class="missing">not recorded</span>')
 _SITE_KEYS = (
-    re.compile(r"data\.site\.(.+)\.(?:records|patients|rejected|train|test)"),
+    re.compile(r"data\.site\.(.+)\.(?:records|patients|rejected|flagged|train|test|held_out)"),
     re.compile(r"convergence\.site\.(.+)\.round\.\d+\.\w+"),
     re.compile(r"macro_auc\.site\.(.+?)(?:\.(?:low|high|n))?"),
 )
+_SUBGROUP_KEY = re.compile(r"macro_auc\.(sex|age|device)\.(.+?)(?:\.(?:low|high|n))?")
+_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold")
 _SHARE = re.compile(r"(^|[._])(tpr|fpr|gate)_\w+")
 
 
@@ -64,6 +66,16 @@ class Metrics:
         """Return the hospitals' names, numbers inside them in numerical order."""
         names = {match[1] for key in self.values for pattern in _SITE_KEYS if (match := pattern.fullmatch(key))}
         return sorted(names, key=natural)
+
+    def subgroups(self) -> list[tuple[str, str]]:
+        """Return ``(kind, name)`` of the subgroups that have a macro AUC: by sex, by age, by device."""
+        found = {(match[1], match[2]) for key in self.values if (match := _SUBGROUP_KEY.fullmatch(key))}
+        order = ("sex", "age", "device")
+        return sorted(found, key=lambda group: (order.index(group[0]), _lowest(group[1]), group[1]))
+
+    def named(self, prefix: str) -> list[str]:
+        """Return what stands behind a prefix, in order."""
+        return sorted(key.removeprefix(prefix) for key in self.values if key.startswith(prefix))
 
     def rounds(self, site: str, quantity: str) -> list[tuple[float, float]]:
         """Return one site's curve ``[(round, value), ...]`` in order of rounds, without values that are not finite."""
@@ -145,6 +157,12 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
+def _lowest(band: str) -> float:
+    """Where an age band begins: "<50" before "50-64"."""
+    number = re.search(r"\d+", band)
+    return -1.0 if band.startswith("<") or number is None else float(number[0])
+
+
 def _is_score(key: str) -> bool:
     """A score of exactly 1 is written 1.000, not as a count."""
-    return "auc" in key and not key.endswith(".n")
+    return _SCORE.search(key) is not None and not key.endswith(".n")

@@ -3,9 +3,13 @@
   const form = document.querySelector("form.filter");
   if (!form) return;
   form.hidden = false;
-  form.addEventListener("input", () => {
-    for (const card of document.querySelectorAll("figure.twin")) {
+  const cards = [...document.querySelectorAll("figure.twin")];
+  const filter = () => {
+    for (const card of cards) {
       card.hidden = ["disease", "site"].some((name) => form[name].value && form[name].value !== card.dataset[name]);
     }
-  });
+    form.shown.value = `${cards.filter((card) => !card.hidden).length} of ${cards.length} shown`;
+  };
+  form.addEventListener("input", filter);
+  filter(); // a browser keeps what was chosen when the page is loaded again
 })();

@@ -10,7 +10,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.app import app
-from lavq_core.config import compose
+from lavq_core.config import compose, save_config
+from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
+from lavq_core.models.networks import make_networks
+from lavq_core.models.stored import save_private
+from lavq_core.runs.artefact import save_artefact
+from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from server.app import initial_model
 from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id
@@ -141,3 +146,35 @@ def deployed(
         return Hospital(overrides_for(tmp_path / "run", *more), config_of(), node_config)
 
     return make
+
+
+# --- a finished run, as the commands of a site need it --------------------------------------------------------------
+
+_TINY = ["detector.width=8", "detector.blocks=1", "separator.width=16", "separator.blocks=1", "codebook.size=6"]
+_SEEN = {"MI": ("IMI", "ASMI"), "STTC": ("NDT",), "CD": ("CLBBB", "LAFB")}  # no HYP
+
+
+def _finished_run(folder: Path, *overrides: str, healthy: bool = True, sites: tuple[str, ...] = ("site-0",)) -> Path:
+    """A run of untrained networks whose editor draws something to see, and whose detector calls all ECGs healthy."""
+    config = compose([*_TINY, *overrides])
+    model = initial_model(config)
+    for disease, statements in _SEEN.items():
+        for code in statements:
+            model.codebook["requests"][SUPERCLASSES.index(disease), diagnostic_statements().index(code)] = 1.0
+    model.detector["head.bias"] += torch.tensor([8.0 if healthy else -8.0, 0.0, 0.0, 0.0, 0.0])
+    networks = make_networks(config, 0)
+    with torch.no_grad():
+        networks.editor.paint.weight.mul_(3.0)
+    model.networks.update(networks.shared(config.federation.share))
+    run = RunFolder(folder)
+    save_config(config, run.config)
+    save_artefact(run.model, model.parts(), {"classes": list(SUPERCLASSES)})
+    for site in sites:
+        save_private(run.site(site).private_model, networks, 1)
+    return run.root
+
+
+@pytest.fixture(scope="session")
+def finished_run() -> Callable[..., Path]:
+    """Write a finished run of untrained networks into a folder; see ``_finished_run``."""
+    return _finished_run

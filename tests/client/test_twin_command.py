@@ -15,46 +15,23 @@ from PIL import Image
 from client.commands import twin
 from client.records import read_checked
 from lavq_core.cli.main import main
-from lavq_core.config import compose, save_config
-from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
+from lavq_core.config import compose
+from lavq_core.data.labels import diagnostic_statements
 from lavq_core.data.records import Ecg, read_record, write_record
 from lavq_core.models.networks import make_networks
 from lavq_core.models.stored import save_private
 from lavq_core.plots.files import PNG_DPI
-from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.signals.leads import INDEPENDENT_LEADS, einthoven_residual, to_independent
 from lavq_core.signals.rpeaks import find_r_peaks
-from server.app import initial_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "simulations" / "sample" / "records100" / "00000" / "00059_lr"
 SMALL = ["detector.width=8", "detector.blocks=1", "separator.width=16", "separator.blocks=1", "codebook.size=6"]
-SEEN = {"MI": ("IMI", "ASMI"), "STTC": ("NDT",), "CD": ("CLBBB", "LAFB")}  # no HYP
-
-
-def finished_run(folder: Path, *overrides: str, healthy: bool = True, sites: tuple[str, ...] = ("site-0",)) -> Path:
-    """A run of untrained networks whose editor draws something to see, and whose detector calls all ECGs healthy."""
-    config = compose([*SMALL, *overrides])
-    model = initial_model(config)
-    for disease, statements in SEEN.items():
-        for code in statements:
-            model.codebook["requests"][SUPERCLASSES.index(disease), diagnostic_statements().index(code)] = 1.0
-    model.detector["head.bias"] += torch.tensor([8.0 if healthy else -8.0, 0.0, 0.0, 0.0, 0.0])
-    networks = make_networks(config, 0)
-    with torch.no_grad():
-        networks.editor.paint.weight.mul_(3.0)
-    model.networks.update(networks.shared(config.federation.share))
-    run = RunFolder(folder)
-    save_config(config, run.config)
-    save_artefact(run.model, model.parts(), {"classes": list(SUPERCLASSES)})
-    for site in sites:
-        save_private(run.site(site).private_model, networks, 1)
-    return run.root
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, finished_run: Callable[..., Path]) -> Path:
     return finished_run(tmp_path_factory.mktemp("run"))
 
 
@@ -279,7 +256,9 @@ def test_a_number_out_of_range_is_named(ask: Callable[..., str], option: str, va
 # --- ECGs ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_ecg_that_does_not_read_as_normal_is_noted(ask: Callable[..., str], tmp_path: Path) -> None:
+def test_an_ecg_that_does_not_read_as_normal_is_noted(
+    ask: Callable[..., str], tmp_path: Path, finished_run: Callable[..., Path]
+) -> None:
     sick = finished_run(tmp_path / "run", healthy=False)
     assert "note: this ECG does not read as NORM" in ask("IMI", run=sick)
     assert "note" not in ask("IMI")
@@ -298,7 +277,7 @@ def test_a_faster_recording_is_resampled_and_a_slower_one_refused(
 
 
 def test_a_run_at_500_hz_makes_twins_at_500_hz(
-    ask: Callable[..., str], altered: Callable[..., Path], tmp_path: Path, out: Path
+    ask: Callable[..., str], altered: Callable[..., Path], tmp_path: Path, out: Path, finished_run: Callable[..., Path]
 ) -> None:
     def finer(signal: np.ndarray) -> np.ndarray:
         whole = np.arange(signal.shape[1])
@@ -387,7 +366,9 @@ def test_a_record_that_is_not_there_is_named(ask: Callable[..., str], tmp_path: 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_site_is_refused_with_those_there_are(ask: Callable[..., str], tmp_path: Path) -> None:
+def test_an_unknown_site_is_refused_with_those_there_are(
+    ask: Callable[..., str], tmp_path: Path, finished_run: Callable[..., Path]
+) -> None:
     two = finished_run(tmp_path / "run", sites=("rest", "site-0"))
     assert "unknown site 'site-9': choose one of rest, site-0" in ask("IMI", "--site", "site-9", run=two, fails=True)
     assert "networks of site-0" in ask("IMI", "--site", "site-0", run=two)
@@ -395,7 +376,7 @@ def test_an_unknown_site_is_refused_with_those_there_are(ask: Callable[..., str]
 
 
 def test_what_was_shared_comes_from_the_final_model_and_the_rest_from_the_site(
-    ask: Callable[..., str], tmp_path: Path, out: Path
+    ask: Callable[..., str], tmp_path: Path, out: Path, finished_run: Callable[..., Path]
 ) -> None:
     for share in ("[]", "[editor]"):
         folder = finished_run(tmp_path / share, f"federation.share={share}")

@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from lavq_core.errors import ConfigError
-from lavq_core.plots import draw_ecg, save_figure, svg_markup
+from lavq_core.plots import draw_ecg, draw_median_beats, save_figure, svg_markup
 from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_roc
 from lavq_core.plots.layouts import LAYOUTS
 from lavq_core.plots.marks import REFERENCE, SHADE, TWIN
@@ -287,6 +287,29 @@ def test_the_colours_can_be_told_apart_without_seeing_colour() -> None:
     assert contrast(REFERENCE, SHADE) > 3
 
 
+@pytest.mark.parametrize(
+    "seen",  # linear RGB as dichromats see it: Viénot et al. 1999, Color Research and Application 24:243
+    [
+        [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
+        [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
+    ],
+    ids=["protanopia", "deuteranopia"],
+)
+def test_twin_and_reference_stay_apart_for_the_colour_blind(seen: list[list[float]]) -> None:
+    def lightness_and_hue(colour: str) -> np.ndarray:
+        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)])
+        x, y, z = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ (
+            np.array(seen) @ linear
+        ).clip(0, 1)
+        f = np.cbrt([x / 0.9505, y, z / 1.089])
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])  # CIE 1976 L*a*b*
+
+    colours = [lightness_and_hue(colour) for colour in (TWIN, REFERENCE, SHADE)]
+    for i, first in enumerate(colours):
+        for second in colours[i + 1 :]:
+            assert np.linalg.norm(first - second) > 30  # 2 is just noticeable
+
+
 def test_the_footer_tells_how_to_read_the_paper_and_what_it_is_not_for(twin: Drawing) -> None:
     words = " ".join(twin.words())
     for note in ("25 mm/s", "10 mm/mV", "100 Hz sampling: bandwidth below 50 Hz", "not a medical device"):
@@ -305,6 +328,64 @@ def test_a_long_title_ends_before_the_mark(words: int) -> None:
         if text.get_text() == "SYNTHETIC" and text.get_gid() != "watermark"
     ]
     assert title.x1 < mark.x0
+
+
+# --- median beats ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def beats() -> Drawing:
+    """A beat of .96 s, 24 tokens of 4 samples; tokens 6 to 8 are edited, the last sample belongs to the next beat."""
+    reference = np.zeros((12, 96))
+    reference[:, 32] = np.linspace(0.5, 1.5, 12)
+    reference[:, 95] = np.nan
+    gate = np.zeros(24)
+    gate[6:9] = 1.0
+    envelope = np.repeat(gate, 4)
+    twin = reference + 0.2 * envelope
+    return Drawing(
+        draw_median_beats(twin, RATE, reference=reference, envelope=envelope, gate=gate, title="Beat", synthetic=True)
+    )
+
+
+def test_median_beats_stand_on_the_same_calibrated_paper(beats: Drawing) -> None:
+    for lead, height in zip(LEADS, 10 * np.linspace(0.5, 1.5, 12), strict=True):
+        [reference] = beats.trace("reference", lead)
+        assert np.ptp(reference[:, 0]) == pytest.approx(25 * 0.94, abs=TOLERANCE)  # 95 of 96 samples
+        assert np.ptp(reference[:, 1]) == pytest.approx(height, abs=TOLERANCE)
+        peak = reference[reference[:, 1].argmax(), 0]
+        assert peak - reference[0, 0] == pytest.approx(25 * 0.32, abs=TOLERANCE)
+    for pulse in beats.lines("calibration"):
+        assert np.ptp(pulse[:, 1]) == pytest.approx(10, abs=TOLERANCE)
+        assert np.ptp(pulse[pulse[:, 1] > pulse[0, 1] + 5, 0]) == pytest.approx(5, abs=TOLERANCE)
+
+
+def test_beats_of_a_column_stand_below_each_other_and_columns_do_not_touch(beats: Drawing) -> None:
+    starts = [beats.trace("reference", lead)[0][0, 0] for lead in LEADS]
+    assert starts == pytest.approx(np.repeat(15 + 29 * np.arange(4), 3), abs=TOLERANCE)  # 24 mm, and .2 s of paper
+
+
+def test_edit_and_gate_of_a_beat_stand_where_the_beat_is_edited(beats: Drawing) -> None:
+    left = sorted({round(box[:, 0].min(), 1) for box in beats.lines("level-85")})
+    right = sorted({round(box[:, 0].max(), 1) for box in beats.lines("level-85")})
+    assert left == pytest.approx(15 + 29 * np.arange(4) + 25 * 0.235, abs=TOLERANCE)
+    assert np.subtract(right, left) == pytest.approx(3, abs=TOLERANCE)  # three tokens of 40 ms
+    [steps] = beats.lines("gate")
+    opened = steps[steps[:, 1] > steps[:, 1].max() - 0.1, 0]
+    assert opened.min() == pytest.approx(15 + 6, abs=TOLERANCE)
+    assert opened.max() == pytest.approx(15 + 3 * 29 + 9, abs=TOLERANCE)
+
+
+def test_a_narrow_page_is_marked_and_writes_its_footer_on_two_lines() -> None:
+    figure = draw_median_beats(np.zeros((12, 96)), RATE, synthetic=True)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts].count("SYNTHETIC") == 2
+    boxes = [
+        text.get_window_extent(renderer) for text in texts if re.search(r"medical device|bandwidth", text.get_text())
+    ]
+    assert len(boxes) == 2
+    assert not boxes[0].overlaps(boxes[1])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -347,7 +428,7 @@ def test_pyplot_and_its_global_state_are_never_loaded() -> None:
 
 
 def test_an_unknown_layout_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"3x4\+II, 6x2, 12x1"):
+    with pytest.raises(ConfigError, match=r"3x4\+II, 3x4, 6x2, 12x1"):
         draw_ecg(silent(), RATE, layout="4x3")
 
 

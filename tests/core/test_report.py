@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Page as BrowserPage
+from playwright.sync_api import expect
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
@@ -84,7 +87,16 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
         "privacy.statement": "No differential privacy: this run makes no claim.",
     }
     for index, site in enumerate(sites):
-        for name, value in (("records", 150), ("patients", 101), ("rejected", 1), ("train", 120), ("test", 15)):
+        counts = {
+            "records": 150,
+            "patients": 101,
+            "rejected": 1,
+            "flagged": 2,
+            "train": 120,
+            "held_out": 30,
+            "test": 15,
+        }
+        for name, value in counts.items():
             values[f"data.site.{site}.{name}"] = value + index
         for suffix, auc in (("", 0.80), (".low", 0.74), (".high", 0.85)):
             values[f"macro_auc.site.{site}{suffix}"] = auc + 0.01 * index
@@ -102,6 +114,23 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
     for name in SUPERCLASSES[1:]:
         values |= {f"twins.judge_auc.{name}{suffix}": 0.7 for suffix in ("", ".low", ".high")}
         values[f"twins.judge_auc_shuffled.{name}"] = 0.51
+    values |= {"calibration.fold": 9, "calibration.records": 76, "calibration.sensitivity": 0.9}
+    for name in SUPERCLASSES:
+        values |= {f"calibration.{name}.temperature": 1.2, f"calibration.{name}.threshold": 0.31}
+        for metric in ("sensitivity", "specificity", "ece_raw", "ece", "brier", "auprc"):
+            values |= {f"{metric}.{name}{suffix}": 0.5 + 0.1 * at for at, suffix in enumerate((".low", "", ".high"))}
+    for group in ("macro_auc.sex.0", "macro_auc.age.<50", "macro_auc.age.50-64", "macro_auc.device.CS-12 E.1"):
+        values |= {group: 0.8, f"{group}.low": 0.7, f"{group}.high": 0.9, f"{group}.n": 60}
+    values |= {"macro_auprc": 0.6, "macro_auprc.low": 0.5, "macro_auprc.high": 0.7}
+    for name in SUPERCLASSES[1:]:
+        values[f"transfer.federation.{name}.statements"] = 9
+        for site in sites:
+            at = f"transfer.site.{site}.{name}"
+            values |= {f"{at}.records": 0 if name == "HYP" else 12, f"{at}.statements": 0 if name == "HYP" else 4}
+            key = f"auc.{name}.site.{site}"
+            values |= {key: 0.75, f"{key}.low": 0.6, f"{key}.high": 0.9, f"{key}.n": 15}
+    values |= {"data.reason.flat lead": 2, "data.reason.amplitude": 3, "partition.scheme": "site"}
+    values |= {"run.config_sha256": "e" * 64, "version.torch": "2.13.0", "version.python": "3.11.7"}
     lira = {"auc": 0.553, "tpr_at_1pct_fpr": 0.0234, "members": 300, "non_members": 296, "shadows": 8}
     values |= {f"audit.detector.lira.{name}": value for name, value in lira.items()}
     values |= {"audit.detector.lira.tpr_at_1pct_fpr.low": 0.008, "audit.detector.lira.tpr_at_1pct_fpr.high": 0.05}
@@ -290,6 +319,22 @@ def test_a_second_report_replaces_the_first_and_leaves_no_old_twins(tmp_path: Pa
     assert run.report.read_text(encoding="utf-8") == first
 
 
+def test_the_gallery_is_filtered_by_disease_and_hospital(run: RunFolder, open_page: Callable[..., BrowserPage]) -> None:
+    page = open_page(run.report.as_uri(), 360, dark=True)
+    cards = page.locator("figure.twin")
+    everything = cards.count()
+    expect(page.locator("output")).to_have_text(f"{everything} of {everything} shown")
+    page.select_option("select[name=disease]", "MI")
+    page.select_option("select[name=site]", "site-2")
+    shown = [card for card in cards.all() if card.is_visible()]
+    assert {(card.get_attribute("data-disease"), card.get_attribute("data-site")) for card in shown} == {
+        ("MI", "site-2")
+    }
+    assert len(shown) < everything
+    expect(page.locator("output")).to_have_text(f"{len(shown)} of {everything} shown")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 # --- every number from metrics.json ----------------------------------------------------------------------------------
 
 
@@ -305,7 +350,7 @@ def test_every_number_shown_is_the_one_in_the_metrics(run: RunFolder, page: Page
 def test_every_metric_is_shown(run: RunFolder, page: Page, text: str) -> None:
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     assert {key for key, _, _ in page.numbers} == set(metrics)
-    assert all(f"<code>{key}</code>" in text for key in metrics)
+    assert all(f"<code>{escape(key)}</code>" in text for key in metrics)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +367,9 @@ def test_every_metric_is_shown(run: RunFolder, page: Page, text: str) -> None:
         ("separator.site.a.gate_norm", 0.012, "1.2\u00a0%"),
         ("separator.site.a.perplexity", 17.25, "17.2"),
         ("run.rounds", 8, "8"),
+        ("sensitivity.HYP", 1.0, "1.000"),
+        ("macro_auc.sex.0.n", 53, "53"),
+        ("calibration.sensitivity", 0.9, "0.900"),
         ("run.commit", "0123", "0123"),
         ("run.created", "2025-01-31T12:00:00+00:00", "2025-01-31 12:00:00 UTC"),
     ],
@@ -333,6 +381,22 @@ def test_values_are_written_as_a_reader_expects(key: str, value: float | str, wo
 def test_sites_are_found_by_their_keys_and_stand_in_natural_order() -> None:
     assert Metrics(metrics_of(SITES)).sites() == list(SITES)
     assert Metrics({"macro_auc.site.a.b": 0.5, "macro_auc.site.a.b.low": 0.4}).sites() == ["a.b"]
+
+
+def test_subgroups_stand_by_kind_and_age_from_young_to_old(text: str) -> None:
+    metrics = Metrics({f"macro_auc.{name}": 0.8 for name in ("device.A", "age.>=75", "age.50-64", "age.<50", "sex.1")})
+    groups = [("sex", "1"), ("age", "<50"), ("age", "50-64"), ("age", ">=75"), ("device", "A")]
+    assert metrics.subgroups() == groups
+    part = text[text.index('id="subgroups"') : text.index('id="twins"')]
+    assert "CS-12 E.1" in part
+    assert "under 50" in part
+    assert "men" in part
+
+
+def test_a_hospital_without_a_disease_is_marked_beside_what_the_others_lend_it(text: str) -> None:
+    part = text[text.index('id="transfer"') : text.index('id="audit"')]
+    assert part.count('class="n none"') == len(SITES)  # HYP, at every hospital
+    assert re.search(r"twins can be made with.*?>9</data> statements", part, re.DOTALL)
 
 
 # --- what happened, told in words ------------------------------------------------------------------------------------
@@ -386,7 +450,7 @@ def test_keys_that_travel_are_listed_and_the_codes_go_one_way(text: str) -> None
 def test_what_left_and_what_did_not_follow_from_the_model(
     run: RunFolder, tmp_path: Path, shared: list[str], told: str | None, kept: list[str]
 ) -> None:
-    copied = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run")))
+    copied = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run", ignore=shutil.ignore_patterns("twins"))))
     parts, about = load_artefact(copied.model)
     networks = {f"{name}.weight": torch.zeros(1000) for name in shared}
     save_artefact(copied.model, parts | ({"networks": networks} if shared else {}), about)

@@ -1,0 +1,1 @@
+"""Small pages that run on this machine and answer nobody else."""
