@@ -45,7 +45,9 @@ def site_table(status: RunStatus) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("site", "state")
+    table = Table()
+    for title in ("site", "state"):
+        table.add_column(title, no_wrap=True)
     table.add_column("last answer", overflow="fold")
     for title in ("rounds", "failures", "bytes\ndown", "bytes\nup", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -8,6 +8,7 @@ a figure beyond that bound is refused. Opacus' GDP accountant is not used: it un
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -60,7 +61,9 @@ def _prv_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) ->
 
     accountant = PRVAccountant()
     accountant.history = list(history)
-    return float(accountant.get_epsilon(delta))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # log of 0 at a rate of 1, which it means
+        return float(accountant.get_epsilon(delta))
 
 
 def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
@@ -69,7 +72,9 @@ def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
 
     accountant = RDPAccountant()
     accountant.history = _history(mechanisms)
-    return float(accountant.get_epsilon(delta))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that another order might be tighter: a bound it is all the same
+        return float(accountant.get_epsilon(delta))
 
 
 def scaled_to(mechanisms: Sequence[Mechanism], epsilon: float, delta: float) -> list[Mechanism]:
