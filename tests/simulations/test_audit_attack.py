@@ -36,8 +36,8 @@ AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop"
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 def small_cohort(database: Database, patients: int, members: int) -> Cohort:

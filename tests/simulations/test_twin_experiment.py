@@ -25,14 +25,13 @@ from simulations.experiments.transfer import _twins, _with_class
 from simulations.experiments.twin_arms import Arms
 from simulations.judges.bench import Bench, TwinSet
 from simulations.judges.plan import make_plan
-from simulations.launch import SAMPLE
 
 MI = SUPERCLASSES.index("MI")
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 @pytest.fixture(scope="module")
