@@ -13,6 +13,12 @@ from lavq_core.data.database import Database
 SAMPLE = Path(__file__).resolve().parents[1] / "simulations" / "sample"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, whole runs before the rest: begun last, a long one leaves the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, "simulations" not in item.path.parts))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Networks this small are slower on several threads, and much slower on busy cores."""
