@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
     parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
     parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
-    parser.add_argument("--each", type=int, default=1, help="transfer: twins of a disease for a healthy patient (1)")
+    parser.add_argument("--each", type=int, default=1, help="transfer: twins made of a record (1)")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -3,17 +3,20 @@
 All records of one superclass are taken away from one site before anything is trained. The federation trains without
 them; then that site trains a detector of its own on what it has, with the help of each arm:
 
-===================  ===================================================================================================
-``without``          nothing: the lower end of the gap
-``twins``            twins of its healthy patients from the federated prior, of all four diseases
-``twins-alone``      twins of the withheld class alone: then every ECG with that label is synthetic
-``twins-of-others``  twins of the other three diseases: what twins do without the withheld class among them
-``shuffled``         as many as ``twins``, where those labelled with the class were requested as the other three
-``rewritten``        ``twins``, and the site's abnormal records sent through the generator, recomposed and healed
-``oversampling``     its healthy records, unedited, labelled with the class
-``other-sites``      real records of the class from the other hospitals, which in truth may not travel
-``full``             its own real records back: the upper end of the gap
-===================  ===================================================================================================
+===========================  ===========================================================================================
+``without``                  nothing: the lower end of the gap
+``twins``                    twins of all its patients, ill ones too, of the four diseases in turn
+``twins-alone``              ... of the withheld class alone: then every ECG with that label is synthetic
+``twins-of-others``          ... of the other three in turn: what twins do without the withheld class among them
+``shuffled``                 as ``twins``, where those labelled with the withheld class have the shape of the others
+``healthy-twins``            twins of its healthy patients, of each of the four diseases
+``healthy-twins-of-others``  ... of each of the other three
+``healthy-twins-alone``      ... of the withheld class alone
+``rewritten``                ``twins``, and its abnormal records sent through the generator, recomposed and healed
+``oversampling``             its healthy records, unedited, labelled with the class
+``other-sites``              real records of the class from the other hospitals, which in truth may not travel
+``full``                     its own real records back: the upper end of the gap
+===========================  ===========================================================================================
 
 ``auc.CLASS`` is measured on the site's real held-out records; ``gap_closed.CLASS`` is the share of the way from
 ``without`` to ``full``. What travels (``SHARES``) is part of the arm's name, ``twins/all`` for example, and so are the
@@ -74,7 +77,7 @@ def run_transfer(
         site: from whom.
         classes: which.
         kinds: of ``SHARES``, to try.
-        each: twins of a disease that a healthy patient gets.
+        each: twins of a record; of the healthy ones, twins of each disease.
     """
     jobs = [(tuple(overrides), seed, work, site, name, tuple(kinds), each) for seed in range(seeds) for name in classes]
     parts = each_seed(transfer_one, jobs, workers, "transfers measured")
@@ -104,14 +107,14 @@ def transfer_one(
     lacking = SiteData(site, database, shares[site], config, (disease,))
     whole = SiteData(site, database, shares[site], config)
     others = SiteData("others", database, np.concatenate([v for k, v in shares.items() if k != site]), config)
-    added: dict[str, LabelledEcgs | None] = {"without": None, "full": _with_class(whole, disease)}
+    added: dict[str, LabelledEcgs | None] = {"without": None}
     for kind, generator in generators.items():
         arms = Arms(generator, lacking, seed, each, counts="prior" not in SHARES[kind])
-        added[f"twins/{kind}"] = arms.twins(DISEASES)
+        added[f"twins/{kind}"] = arms.of_everybody(DISEASES)
         if kind == kinds[0]:
             added |= {f"{name}/{kind}": extra for name, extra in _controls(arms, disease).items()}
             added["oversampling"] = arms.unedited(disease)
-    added["other-sites"] = _first(_with_class(others, disease), seed)
+    added |= {"other-sites": _first(_with_class(others, disease), seed), "full": _with_class(whole, disease)}
     rows = _score(lacking, disease, added, seed)
     for kind in kinds:
         sent = _bytes_up(RunFolder(work / f"{site}-{disease}-{kind}" / f"seed-{seed}"))
@@ -123,10 +126,13 @@ def transfer_one(
 def _controls(arms: Arms, disease: str) -> dict[str, LabelledEcgs]:
     others = [name for name in DISEASES if name != disease]
     return {
-        "twins-alone": arms.twins([disease]),
-        "twins-of-others": arms.twins(others),
-        "shuffled": arms.twins(others) + arms.mislabelled(disease),
-        "rewritten": arms.twins(DISEASES) + arms.rewritten(),
+        "twins-alone": arms.of_everybody([disease]),
+        "twins-of-others": arms.of_everybody(others),
+        "shuffled": arms.of_everybody(DISEASES, mislabelled=disease),
+        "healthy-twins": arms.of_healthy(DISEASES),
+        "healthy-twins-of-others": arms.of_healthy(others),
+        "healthy-twins-alone": arms.of_healthy([disease]),
+        "rewritten": arms.of_everybody(DISEASES) + arms.rewritten(),
     }
 
 
@@ -161,7 +167,7 @@ def _score(site: SiteData, disease: str, added: dict[str, LabelledEcgs | None], 
         count = float(len(extra)) if extra is not None else 0.0
         rows.append(Row(arm, f"added.{disease}", count, count, count, found.n, 1))
     gap = values["full"] - values["without"]
-    for arm in added.keys() - {"without", "full"}:
+    for arm in [name for name in added if name not in ("without", "full")]:
         share = (values[arm] - values["without"]) / gap if gap > 0 else float("nan")
         rows.append(Row(arm, f"gap_closed.{disease}", share, share, share, len(labels), 1))
     return rows

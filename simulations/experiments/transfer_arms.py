@@ -1,9 +1,10 @@
 """What the arms of the transfer experiment add to the records that a site has left.
 
-A detector that meets a class in synthetic ECGs alone learns what is synthetic, not what is ill. So twins of all four
-diseases are the arm, and twins of the other three its control: what the withheld class's twins add lies between them.
-``rewritten`` goes further and sends real records through the same networks and the same write-back, with their own
-labels, so that having been through them says nothing about any label.
+A detector that meets a class in synthetic ECGs alone learns what is synthetic, not what is ill. So there are twins of
+all four diseases, and what the withheld class's twins add is the distance to twins of the other three. What else tells
+them from real records is whose they are: a healthy patient's rhythm and noise are not an ill one's. Twins of everybody,
+with the record's own labels beside the twin's, take that away. ``rewritten`` takes another tell away: it sends real
+records through the same networks and the same write-back with their own labels, so that having been there says nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lavq_core.models.twins import Patients, make_twins, request_twins
 from lavq_core.signals.write_back import write_back
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs
+from lavq_core.training.guided import NORM
 from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import Generator
 
@@ -36,7 +38,7 @@ class Arms:
         generator: of the federation, as the site holds it.
         site: without the records of the withheld class.
         seed: of the draws.
-        each: twins of a disease that a healthy patient gets; their statements are drawn one by one.
+        each: twins of a record, whose statements are drawn one by one; of healthy ones, twins of each disease.
         counts: draw from the class prior's counts, where no prior network travels.
     """
 
@@ -45,13 +47,12 @@ class Arms:
         order = torch.randperm(len(site.healthy), generator=torch.Generator().manual_seed(seed))
         self.patients: Patients = site.healthy.take(order[:MOST])
 
-    def twins(self, diseases: Sequence[str]) -> LabelledEcgs:
-        """Twins of these diseases, labelled as asked; those of one disease are the same in every arm."""
-        return together([labelled(self._requested([name], name), name) for name in diseases])
+    def of_healthy(self, diseases: Sequence[str]) -> LabelledEcgs:
+        """Twins of every healthy patient, of each of these diseases, labelled as asked.
 
-    def mislabelled(self, disease: str) -> LabelledEcgs:
-        """As many twins as of one disease, labelled with it, whose shape is that of the others in turn."""
-        return labelled(self._requested([name for name in DISEASES if name != disease], disease), disease)
+        Those of one disease are the same whatever the others are.
+        """
+        return together([labelled(self._of_healthy(name), name) for name in diseases])
 
     def unedited(self, disease: str) -> LabelledEcgs:
         """The healthy patients' own ECGs, labelled with a disease."""
@@ -78,12 +79,33 @@ class Arms:
         recomposed, healed = (_written(patients, change, shape) for change in (heal + disease, heal))
         return LabelledEcgs(recomposed, beats.y, torch.ones(len(rows))) + labelled(healed, "NORM")
 
-    def _requested(self, asked: Sequence[str], label: str) -> Tensor:
-        """Twins ``(n, 8, T)`` of every patient, the classes asked for taking turns."""
-        draws = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{label}/{','.join(asked)}".encode()))
+    def of_everybody(self, diseases: Sequence[str], mislabelled: str = "") -> LabelledEcgs:
+        """Twins of all training records, ill ones too; labelled with the record's diseases and the one asked for.
+
+        Args:
+            diseases: dealt out in equal shares.
+            mislabelled: twins that are labelled with this disease get the shape of the others, in turn.
+        """
+        draws = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/everybody".encode()))
+        positions = self.site.with_beats(self.site.train_positions).repeat(self.each)
+        columns = torch.tensor([SUPERCLASSES.index(name) for name in diseases])
+        told = columns[torch.randperm(len(positions), generator=draws) % len(columns)]
+        asked = told.clone()
+        if mislabelled:
+            column = SUPERCLASSES.index(mislabelled)
+            wrong, others = told == column, columns[columns != column]
+            asked[wrong] = others[torch.arange(int(wrong.sum())) % len(others)]
+        y = torch.from_numpy(self.site.database.labels[positions]).clone()
+        y[torch.arange(len(y)), told], y[:, NORM] = 1.0, 0.0
+        return LabelledEcgs(self._made(self.site.patients(positions), asked, draws), y, torch.ones(len(y)))
+
+    def _of_healthy(self, disease: str) -> Tensor:
+        draws = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{disease}".encode()))
         patients = self.patients.take(torch.arange(len(self.patients)).repeat(self.each))
-        turns = torch.arange(len(patients)) % len(asked)
-        classes = torch.tensor([SUPERCLASSES.index(name) for name in asked])[turns]
+        return self._made(patients, torch.full((len(patients),), SUPERCLASSES.index(disease)), draws)
+
+    def _made(self, patients: Patients, classes: Tensor, draws: torch.Generator) -> Tensor:
+        """One twin ``(n, 8, T)`` of each patient, of a superclass ``(n,)`` each."""
         generator = self.generator
         if self.counts:
             symbols = draw_from_counts(generator.codebook["prior"], classes, draws)

@@ -14,6 +14,7 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.networks import beat_tokens, make_networks
+from lavq_core.models.twins import Patients
 from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import Generator
@@ -23,6 +24,7 @@ from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
 from simulations.experiments.separator_figures import THRESHOLDS, diversity_rows, separator_rows
 from simulations.experiments.transfer import _with_class
+from simulations.experiments.transfer_arms import DISEASES
 from simulations.experiments.transfer_arms import Arms as TransferArms
 from simulations.experiments.twin_arms import Arms
 from simulations.judges.bench import Bench, TwinSet
@@ -142,7 +144,7 @@ def labels_of(extra: LabelledEcgs) -> dict[str, int]:
 
 
 def test_every_healthy_patient_gets_as_many_twins_of_each_disease_as_asked(lacking: TransferArms) -> None:
-    extra, patients = lacking.twins(["MI", "CD"]), len(lacking.site.healthy)
+    extra, patients = lacking.of_healthy(["MI", "CD"]), len(lacking.site.healthy)
     assert labels_of(extra) == {"NORM": 0, "MI": 2 * patients, "STTC": 0, "CD": 2 * patients, "HYP": 0}
     first, second = extra.x[:patients], extra.x[patients : 2 * patients]
     assert not torch.equal(first, second)  # two statements, two draws
@@ -150,16 +152,38 @@ def test_every_healthy_patient_gets_as_many_twins_of_each_disease_as_asked(lacki
 
 
 def test_twins_of_a_disease_are_the_same_in_every_arm(lacking: TransferArms) -> None:
-    alone, among = lacking.twins(["CD"]), lacking.twins(["MI", "CD"])
+    alone, among = lacking.of_healthy(["CD"]), lacking.of_healthy(["MI", "CD"])
     assert torch.equal(alone.x, among.x[len(alone) :])
 
 
-def test_mislabelled_twins_have_the_label_and_not_the_shape(lacking: TransferArms) -> None:
-    wrong, right = lacking.mislabelled("MI"), lacking.twins(["MI"])
+def test_twins_of_everybody_keep_the_diseases_of_their_record(lacking: TransferArms) -> None:
+    extra, site = lacking.of_everybody(("MI", "CD")), lacking.site
+    positions = site.with_beats(site.train_positions)
+    own = torch.from_numpy(site.database.labels[positions.repeat(2)])
+    assert len(extra) == 2 * len(positions)
+    assert float(extra.y[:, 0].sum()) == 0.0
+    assert bool((extra.y[:, 1:] >= own[:, 1:]).all())
+    added = extra.y[:, 1:] - own[:, 1:]
+    assert int(added[:, MI - 1].sum()) == len(positions)  # every second; nobody else here has it
+    assert float(added[:, [1, 3]].sum()) == 0.0  # STTC and HYP were not asked for
+
+
+def test_mislabelled_twins_have_the_label_and_the_shape_of_others(
+    lacking: TransferArms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.Tensor] = []
+
+    def made(_: TransferArms, patients: Patients, classes: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        asked.append(classes)
+        return patients.signal
+
+    monkeypatch.setattr(TransferArms, "_made", made)
+    right, wrong = lacking.of_everybody(DISEASES), lacking.of_everybody(DISEASES, mislabelled="MI")
     assert torch.equal(wrong.y, right.y)
-    assert not torch.equal(wrong.x, right.x)
-    known = lacking.generator.codebook["requests"]
-    assert float(known[[column for column in range(1, 5) if column != MI]].sum()) == 0.0  # nobody knows the others
+    theirs = asked[0] == MI
+    assert torch.equal(asked[0][~theirs], asked[1][~theirs])
+    assert set(asked[1][theirs].tolist()) == {2, 3, 4}
+    assert bool((right.y[theirs, MI] == 1).all())
 
 
 def test_oversampling_changes_no_ecg(lacking: TransferArms) -> None:
@@ -183,9 +207,9 @@ def test_records_are_rewritten_with_their_own_labels_and_healed_as_normal_ones(l
 
 
 def test_codes_are_drawn_from_counts_where_no_prior_network_travels(lacking: TransferArms) -> None:
-    drawn = TransferArms(lacking.generator, lacking.site, seed=0, counts=True).twins(["MI"])
+    drawn = TransferArms(lacking.generator, lacking.site, seed=0, counts=True).of_healthy(["MI"])
     assert not torch.equal(drawn.x, lacking.unedited("MI").x)
-    assert not torch.equal(drawn.x, lacking.twins(["MI"]).x[: len(drawn)])
+    assert not torch.equal(drawn.x, lacking.of_healthy(["MI"]).x[: len(drawn)])
 
 
 def test_tables_show_every_class_and_leave_unknown_figures_empty() -> None:
