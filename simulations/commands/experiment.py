@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
     parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
     parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
+    parser.add_argument("--each", type=int, default=1, help="transfer: twins made of a record (1)")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -76,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
     own = {
-        "transfer": ["--site", args.site, "--classes", *args.classes, "--share", *args.share],
+        "transfer": ["--site", args.site, "--classes", *args.classes, "--share", *args.share, "--each", str(args.each)],
         "federation": ["--arms", *args.arms, "--partitions", *args.partitions],
     }.get(args.name, [])
     asked = [override for override in args.overrides if not override.startswith("data.cache_dir=")]  # a machine's own
@@ -98,7 +99,8 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 
-        return lambda: run_transfer(overrides, args.seeds, work, args.workers, args.site, args.classes, args.share)
+        own = (args.site, args.classes, args.share, args.each)
+        return lambda: run_transfer(overrides, args.seeds, work, args.workers, *own)
     from simulations.experiments.federation import arms_of, run_experiment, score, write_predictions
 
     def federation() -> list[Row]:

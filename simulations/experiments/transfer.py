@@ -3,14 +3,20 @@
 All records of one superclass are taken away from one site before anything is trained. The federation trains without
 them; then that site trains a detector of its own on what it has, with the help of each arm:
 
-=================  =====================================================================================================
-``without``        nothing: the lower end of the gap
-``twins``          twins of its healthy patients from the federated prior, labelled with the class
-``shuffled``       the same twins with another disease's shape: requested as the other classes, labelled with this one
-``oversampling``   its healthy records, unedited, labelled with the class
-``other-sites``    real records of the class from the other hospitals, which in truth may not travel
-``full``           its own real records back: the upper end of the gap
-=================  =====================================================================================================
+===========================  ===========================================================================================
+``without``                  nothing: the lower end of the gap
+``twins``                    twins of all its patients, ill ones too, of the four diseases in turn
+``twins-alone``              ... of the withheld class alone: then every ECG with that label is synthetic
+``twins-of-others``          ... of the other three in turn: what twins do without the withheld class among them
+``shuffled``                 as ``twins``, where those labelled with the withheld class have the shape of the others
+``healthy-twins``            twins of its healthy patients, of each of the four diseases
+``healthy-twins-of-others``  ... of each of the other three
+``healthy-twins-alone``      ... of the withheld class alone
+``rewritten``                ``twins``, and its abnormal records sent through the generator, recomposed and healed
+``oversampling``             its healthy records, unedited, labelled with the class
+``other-sites``              real records of the class from the other hospitals, which in truth may not travel
+``full``                     its own real records back: the upper end of the gap
+===========================  ===========================================================================================
 
 ``auc.CLASS`` is measured on the site's real held-out records; ``gap_closed.CLASS`` is the share of the way from
 ``without`` to ``full``. What travels (``SHARES``) is part of the arm's name, ``twins/all`` for example, and so are the
@@ -32,16 +38,14 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.twins import bootstrap_auc
 from lavq_core.models.detector import build_detector
-from lavq_core.models.prior import draw_from_counts, draw_statements
-from lavq_core.models.twins import make_twins, request_twins
 from lavq_core.runs.layout import RunFolder, write_atomic
-from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs, predict, train_detector
 from lavq_core.training.site_data import SiteData
-from simulations.experiments.generators import Generator, train_generator
+from simulations.experiments.generators import train_generator
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
+from simulations.experiments.transfer_arms import DISEASES, MOST, Arms
 from simulations.partitions import partition
 
 SHARES = {
@@ -54,7 +58,6 @@ SHARES = {
 
 _HELD_OUT = (9, 10)
 _EPOCHS = 12
-_PER_CLASS = 482  # records or twins that an arm adds, at most
 
 
 def run_transfer(
@@ -65,21 +68,27 @@ def run_transfer(
     site: str,
     classes: Sequence[str],
     kinds: Sequence[str],
+    each: int = 1,
 ) -> list[Row]:
     """Take every class away from the site in turn, for every seed; finished parts in ``work`` are not repeated.
 
-    ``kinds`` are those of ``SHARES`` to try.
+    Args:
+        overrides, seeds, work, workers: as in every experiment.
+        site: from whom.
+        classes: which.
+        kinds: of ``SHARES``, to try.
+        each: twins of a record; of the healthy ones, twins of each disease.
     """
-    jobs = [(tuple(overrides), seed, work, site, name, tuple(kinds)) for seed in range(seeds) for name in classes]
+    jobs = [(tuple(overrides), seed, work, site, name, tuple(kinds), each) for seed in range(seeds) for name in classes]
     parts = each_seed(transfer_one, jobs, workers, "transfers measured")
     return over_seeds([row for rows in parts for row in rows])
 
 
 def transfer_one(
-    overrides: tuple[str, ...], seed: int, work: Path, site: str, disease: str, kinds: tuple[str, ...]
+    overrides: tuple[str, ...], seed: int, work: Path, site: str, disease: str, kinds: tuple[str, ...], each: int
 ) -> list[Row]:
     """One seed, one class: all arms."""
-    file = work / f"transfer-{site}-{disease}-{'-'.join(kinds)}-seed-{seed}.json"
+    file = work / f"transfer-{site}-{disease}-{'-'.join(kinds)}-{each}-seed-{seed}.json"
     if file.is_file():
         return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
     torch.set_num_threads(1)
@@ -92,19 +101,20 @@ def transfer_one(
         )
         for kind in kinds
     }
-    first = generators[kinds[0]]
-    config = first.config
+    config = generators[kinds[0]].config
     database = Database.configured(config.data, progress=False)
     shares = partition(database.table, "site", config.federation.sites, config.partition.seed)
     lacking = SiteData(site, database, shares[site], config, (disease,))
     whole = SiteData(site, database, shares[site], config)
     others = SiteData("others", database, np.concatenate([v for k, v in shares.items() if k != site]), config)
-    added: dict[str, LabelledEcgs | None] = {"without": None, "full": _with_class(whole, disease)}
+    added: dict[str, LabelledEcgs | None] = {"without": None}
     for kind, generator in generators.items():
-        added[f"twins/{kind}"] = _twins(generator, lacking, disease, disease, seed, "prior" not in SHARES[kind])
-    added[f"shuffled/{kinds[0]}"] = _twins(first, lacking, disease, None, seed, "prior" not in SHARES[kinds[0]])
-    added["oversampling"] = _twins(first, lacking, disease, "NORM", seed)
-    added["other-sites"] = _first(_with_class(others, disease), seed)
+        arms = Arms(generator, lacking, seed, each, counts="prior" not in SHARES[kind])
+        added[f"twins/{kind}"] = arms.of_everybody(DISEASES)
+        if kind == kinds[0]:
+            added |= {f"{name}/{kind}": extra for name, extra in _controls(arms, disease).items()}
+            added["oversampling"] = arms.unedited(disease)
+    added |= {"other-sites": _first(_with_class(others, disease), seed), "full": _with_class(whole, disease)}
     rows = _score(lacking, disease, added, seed)
     for kind in kinds:
         sent = _bytes_up(RunFolder(work / f"{site}-{disease}-{kind}" / f"seed-{seed}"))
@@ -113,37 +123,17 @@ def transfer_one(
     return rows
 
 
-def _twins(
-    generator: Generator, site: SiteData, label: str, asked: str | None, seed: int, counts: bool = False
-) -> LabelledEcgs:
-    """Twins of the site's healthy patients, labelled with a class.
-
-    Args:
-        generator: of the federation, as the site holds it.
-        site: whose patients.
-        label: superclass that the detector is told.
-        asked: superclass that was requested; None: any other abnormal one; NORM: nothing is changed.
-        seed: of the draws.
-        counts: draw from the class prior's counts, where no prior network travels.
-    """
-    draws = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(site.healthy), generator=draws)[:_PER_CLASS]
-    patients = site.healthy.take(rows)
-    known = generator.codebook["requests"]
-    if asked is None:
-        others = torch.tensor([c for c in range(1, len(SUPERCLASSES)) if SUPERCLASSES[c] != label])
-        classes = others[torch.randint(len(others), (len(rows),), generator=draws)]
-    else:
-        classes = torch.full((len(rows),), SUPERCLASSES.index(asked))
-    if counts:
-        symbols = draw_from_counts(generator.codebook["prior"], classes, draws)
-        made = make_twins(generator.networks.editor, generator.codes, patients, symbols)
-    else:
-        wanted = [[] for _ in rows] if asked == "NORM" else named(draw_statements(known, classes, draws))
-        made = request_twins(generator.networks, generator.codes, patients, wanted, generator.config, 1.0, draws)
-    y = torch.zeros(len(rows), len(SUPERCLASSES))
-    y[:, SUPERCLASSES.index(label)] = 1.0
-    return LabelledEcgs(made.signal, y, torch.ones(len(rows)))
+def _controls(arms: Arms, disease: str) -> dict[str, LabelledEcgs]:
+    others = [name for name in DISEASES if name != disease]
+    return {
+        "twins-alone": arms.of_everybody([disease]),
+        "twins-of-others": arms.of_everybody(others),
+        "shuffled": arms.of_everybody(DISEASES, mislabelled=disease),
+        "healthy-twins": arms.of_healthy(DISEASES),
+        "healthy-twins-of-others": arms.of_healthy(others),
+        "healthy-twins-alone": arms.of_healthy([disease]),
+        "rewritten": arms.of_everybody(DISEASES) + arms.rewritten(),
+    }
 
 
 def _bytes_up(run: RunFolder) -> float:
@@ -159,7 +149,7 @@ def _with_class(site: SiteData, disease: str) -> LabelledEcgs:
 
 
 def _first(data: LabelledEcgs, seed: int) -> LabelledEcgs:
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:_PER_CLASS]
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MOST]
     return LabelledEcgs(data.x[rows], data.y[rows], data.weight[rows])
 
 
@@ -177,7 +167,7 @@ def _score(site: SiteData, disease: str, added: dict[str, LabelledEcgs | None], 
         count = float(len(extra)) if extra is not None else 0.0
         rows.append(Row(arm, f"added.{disease}", count, count, count, found.n, 1))
     gap = values["full"] - values["without"]
-    for arm in added.keys() - {"without", "full"}:
+    for arm in [name for name in added if name not in ("without", "full")]:
         share = (values[arm] - values["without"]) / gap if gap > 0 else float("nan")
         rows.append(Row(arm, f"gap_closed.{disease}", share, share, share, len(labels), 1))
     return rows

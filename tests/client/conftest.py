@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.app import app
@@ -25,19 +24,8 @@ SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 SITES = 24  # about 22 records each
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Networks this small are slower on several threads, and much slower on busy cores."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
+def overrides_for(packs: Path) -> Callable[..., list[str]]:
     """Make the overrides of a run of small networks in a folder."""
 
     def make(run: Path, *more: str) -> list[str]:
@@ -45,7 +33,7 @@ def overrides_for(cache_dir: Path) -> Callable[..., list[str]]:
             f"run.dir='{run}'",
             "run.device=cpu",
             f"data.dir='{SAMPLE}'",
-            f"data.cache_dir='{cache_dir}'",
+            f"data.cache_dir='{packs}'",
             "partition.scheme=iid",
             f"federation.sites={SITES}",
             "federation.rounds=2",

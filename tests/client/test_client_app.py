@@ -37,9 +37,8 @@ PATIENT = "Jane Doe, born 1950-01-01, record 04711_lr"
 
 
 @pytest.fixture(scope="session")
-def database(cache_dir: Path) -> Database:
-    sample = Path(__file__).resolve().parents[2] / "simulations" / "sample"
-    return Database.open(sample, cache_dir=cache_dir, progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 @pytest.fixture

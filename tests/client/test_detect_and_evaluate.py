@@ -89,9 +89,9 @@ def test_a_calibration_of_another_detector_is_refused(run: RunFolder, calibratio
 
 
 @pytest.fixture(scope="module")
-def predictions(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def predictions(sample_database: Database) -> pd.DataFrame:
     """Scores of folds 9 and 10 that know something."""
-    database = Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+    database = sample_database
     rows = database.in_folds(9, 10)
     logits = 2.0 * database.labels[rows] - 1.5 + np.random.default_rng(0).normal(size=(len(rows), 5))
     table = pd.DataFrame({"ecg_id": database.table.index[rows], "fold": database.table["strat_fold"].iloc[rows]})

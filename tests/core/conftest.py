@@ -6,30 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from lavq_core.data.database import Database
 from lavq_core.settings import Config
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Networks this small are slower on several threads, and much slower on busy cores."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def sample() -> Path:
-    """The bundled sample; tests only read it."""
-    return SAMPLE
-
-
-@pytest.fixture(scope="session")
-def sample_database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    """The bundled sample, opened; tests only read it."""
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
 
 
 @pytest.fixture(scope="session")

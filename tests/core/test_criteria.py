@@ -245,13 +245,12 @@ def test_criteria_are_of_statements_that_exist_and_real_beats_can_be_measured(sa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FULL, reason="LAVQ_PTBXL IS NOT SET: no criterion was tested on the full PTB-XL")
-def test_every_criterion_tells_its_statement_from_normal_records(tmp_path_factory: pytest.TempPathFactory) -> None:
-    database = Database.open(FULL, cache_dir=tmp_path_factory.mktemp("cache"))
+def test_every_criterion_tells_its_statement_from_normal_records(full_database: Database) -> None:
+    database = full_database
     rng = np.random.default_rng(0)
 
     def beats_of(mask: np.ndarray) -> np.ndarray:
-        chosen = rng.permutation(np.flatnonzero(mask))[:150]
-        beats = find_beats(database.signals(chosen).numpy(), 100)
+        beats = database.beats.take(rng.permutation(np.flatnonzero(mask))[:150])
         return beats.median[beats.found()]
 
     normal = beats_of(database.norm_only())

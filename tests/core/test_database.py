@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def database(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(sample, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 def open_quietly(folder: Path, tmp_path: Path, **options: object) -> Database:

@@ -25,8 +25,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(FOLDER, cache_dir=tmp_path_factory.mktemp("cache"))
+def database(full_database: Database) -> Database:
+    return full_database
 
 
 def test_few_records_are_rejected_and_all_with_a_reason(database: Database) -> None:

@@ -29,12 +29,6 @@ Records = tuple[Tensor, Tensor]
 Site = Callable[[Message, Context], RecordDict]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """Steps this small are slower on several threads, and much slower on busy cores."""
-    torch.set_num_threads(1)
-
-
 def records(count: int, name: str) -> Records:
     """Features ``(n, 16)`` and labels ``(n, 5)``: one rule for all sites, each with its own prevalences and gain."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))

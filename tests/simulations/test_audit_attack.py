@@ -36,8 +36,8 @@ AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop"
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 def small_cohort(database: Database, patients: int, members: int) -> Cohort:
@@ -304,7 +304,7 @@ def test_a_broken_detector_says_so(database: Database, tmp_path: Path) -> None:
 def test_an_overfit_detector_is_convicted_and_an_innocent_one_is_not(database: Database, tmp_path: Path) -> None:
     unaugmented = [f"detector_training.{name}=0" for name in AUGMENTATIONS]
     overfit = recipe("detector.blocks=4", "detector.dropout=0", "audit.epochs=14", *unaugmented)
-    cohort = small_cohort(database, 300, 150)
+    cohort = small_cohort(database, 200, 100)
     shadows = train_shadows(cohort, overfit, tmp_path, workers=2, console=QUIET)
     np.testing.assert_array_equal(shadows.logits[2], _alone(cohort, shadows.included, overfit, 2))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -14,18 +14,15 @@ import pytest
 
 from lavq_core.runs.events import read_events, standing_events
 from lavq_core.runs.layout import RunFolder, rounds_in
+from simulations.inprocess import run_in_process
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 2  # random ones in this test; a run that was killed ten times went the same way
-CHILD = """
-import sys
-import torch
-torch.set_num_threads(1)
-from simulations.inprocess import run_in_process
-run_in_process(sys.argv[1:], 3)
-"""
+# Each run is a process of its own, a copy of one that has imported the apps and done nothing else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["server.app", "client.app", "simulations.inprocess"])
 
 
 def settings(folder: Path, cache: Path) -> list[str]:
@@ -39,13 +36,19 @@ def settings(folder: Path, cache: Path) -> list[str]:
     return [*where, *small]
 
 
-def start(overrides: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", CHILD, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(overrides: list[str]) -> BaseProcess:
+    process = PROCESSES.Process(target=run_in_process, args=(overrides, 3))
+    process.start()
+    return process
 
 
-def wait_for_training(folder: RunFolder, events: int, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None and len(read_events(folder.events)) <= events:
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
+
+
+def wait_for_training(folder: RunFolder, events: int, process: BaseProcess) -> None:
+    while process.is_alive() and len(read_events(folder.events)) <= events:
         time.sleep(0.05)
 
 
@@ -57,26 +60,27 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in files.items()}
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path, packs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     unbroken, broken = RunFolder(tmp_path / "unbroken"), RunFolder(tmp_path / "broken")
-    first = start(settings(unbroken.root, tmp_path / "cache"))
+    first = start(settings(unbroken.root, packs))
     wait_for_training(unbroken, 4, first)
     trained_from = time.monotonic()
-    assert first.wait() == 0
+    assert ended(first) == 0
     length = time.monotonic() - trained_from
 
-    overrides, generator, kills = settings(broken.root, tmp_path / "cache"), random.Random(7), 0
+    overrides, generator, kills = settings(broken.root, packs), random.Random(7), 0
     while True:
         before = read_events(broken.events)
         resume = ["run.resume=true"] if broken.config.is_file() else []
         process = start([*overrides, *resume])
         if kills == MOMENTS:
-            assert process.wait() == 0
+            assert ended(process) == 0
             break
         wait_for_training(broken, len(before) + 5, process)  # a site has replied
         time.sleep(generator.uniform(0.0, length / MOMENTS))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        process.kill()
+        kills += ended(process) == -signal.SIGKILL
         if read_events(broken.events)[-1]["event"] == "run-finished":
             break
     assert kills > 0

@@ -142,8 +142,8 @@ def test_clients_must_fit_the_patients(scheme: str, sites: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 def skew(database: Database, scheme: str) -> float:

@@ -28,13 +28,8 @@ TINY = ("detector.width=8", "detector.blocks=1", "detector_training.epochs=1", "
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def database(cache: Path) -> Database:
-    return Database.open(SAMPLE, cache_dir=cache, progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 @pytest.fixture
@@ -84,10 +79,10 @@ def test_permuting_touches_training_labels_alone_and_keeps_their_counts(database
 
 @pytest.mark.slow
 def test_the_arms_differ_in_their_training_labels_and_in_nothing_else(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the permutation undone, the control is the detector itself."""
-    overrides = (f"data.dir='{SAMPLE}'", f"data.cache_dir='{cache}'", *TINY, "federation.rounds=1", *_ALONE)
+    overrides = (f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", *TINY, "federation.rounds=1", *_ALONE)
     table = _train(Job("centralised", 0, overrides, tmp_path / "one"))
     assert set(table["fold"]) == {9, 10}
     assert not {"patient_id", "site"} & set(table.columns)

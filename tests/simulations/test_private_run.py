@@ -22,18 +22,13 @@ ROUNDS = 4
 Federate = Callable[..., RunFolder]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def federate(tmp_path: Path, cache: Path) -> Federate:
+def federate(tmp_path: Path, packs: Path) -> Federate:
     """Run a private federation of the sample's four hospitals."""
 
     def run(name: str = "run", *more: str) -> RunFolder:
         overrides = [
-            f"run.dir='{tmp_path / name}'", f"data.dir='{SAMPLE}'", f"data.cache_dir='{cache}'", "run.device=cpu",
+            f"run.dir='{tmp_path / name}'", f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", "run.device=cpu",
             "privacy=eps8", "detector_training.steps=4", "detector_training.epochs=4", f"federation.rounds={ROUNDS}",
             "federation.retries=0", "twins.gallery=0", *more,
         ]  # fmt: skip

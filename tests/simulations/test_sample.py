@@ -18,8 +18,8 @@ ECG_FILES = ("LICENSE.txt", "ptbxl_database.csv", "scp_statements.csv", "records
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
@@ -27,15 +26,9 @@ ELSEWHERE = (1, 2, 3, 4, 5)
 DISEASES = ("MI", "STTC", "CD", "HYP")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    database = Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
-    return set_up(database, database.beats, 0, judge_folds=ELSEWHERE, held_out=(9, 10), epochs=2)
+def bench(sample_database: Database) -> Bench:
+    return set_up(sample_database, sample_database.beats, 0, judge_folds=ELSEWHERE, held_out=(9, 10), epochs=2)
 
 
 @pytest.fixture(scope="module")

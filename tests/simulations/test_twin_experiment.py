@@ -14,6 +14,8 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.networks import beat_tokens, make_networks
+from lavq_core.models.twins import Patients
+from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import Generator
 from simulations.experiments.pool import each_seed
@@ -21,18 +23,19 @@ from simulations.experiments.readme_tables import LAYOUTS
 from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
 from simulations.experiments.separator_figures import THRESHOLDS, diversity_rows, separator_rows
-from simulations.experiments.transfer import _twins, _with_class
+from simulations.experiments.transfer import _with_class
+from simulations.experiments.transfer_arms import DISEASES
+from simulations.experiments.transfer_arms import Arms as TransferArms
 from simulations.experiments.twin_arms import Arms
 from simulations.judges.bench import Bench, TwinSet
 from simulations.judges.plan import make_plan
-from simulations.launch import SAMPLE
 
 MI = SUPERCLASSES.index("MI")
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(SAMPLE, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+def database(sample_database: Database) -> Database:
+    return sample_database
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +132,84 @@ def test_a_withheld_class_is_gone_from_training_and_back_for_the_full_arm(
     assert len(lacking.fold_positions(10)) == len(whole.fold_positions(10))
 
 
-def test_oversampling_changes_no_ecg_and_twins_are_labelled_as_asked(database: Database, generator: Generator) -> None:
+@pytest.fixture(scope="module")
+def lacking(database: Database, generator: Generator) -> TransferArms:
     site = SiteData("site", database, np.arange(len(database)), generator.config, ("MI",))
-    same = _twins(generator, site, "MI", "NORM", seed=0)
-    order = torch.randperm(len(site.healthy), generator=torch.Generator().manual_seed(0))[: len(same)]
-    assert torch.equal(same.x, site.healthy.signal[order])
-    assert torch.equal(same.y, torch.nn.functional.one_hot(torch.full((len(same),), MI), 5).float())
-    twins = _twins(generator, site, "MI", "MI", seed=0, counts=True)
-    assert not torch.equal(twins.x, same.x)
+    return TransferArms(generator, site, seed=0, each=2)
+
+
+def labels_of(extra: LabelledEcgs) -> dict[str, int]:
+    assert torch.equal(extra.y.sum(dim=1), torch.ones(len(extra)))
+    return {name: int(extra.y[:, column].sum()) for column, name in enumerate(SUPERCLASSES)}
+
+
+def test_every_healthy_patient_gets_as_many_twins_of_each_disease_as_asked(lacking: TransferArms) -> None:
+    extra, patients = lacking.of_healthy(["MI", "CD"]), len(lacking.site.healthy)
+    assert labels_of(extra) == {"NORM": 0, "MI": 2 * patients, "STTC": 0, "CD": 2 * patients, "HYP": 0}
+    first, second = extra.x[:patients], extra.x[patients : 2 * patients]
+    assert not torch.equal(first, second)  # two statements, two draws
+    assert float((first - second).abs().median()) < 0.05  # mV, the same patients
+
+
+def test_twins_of_a_disease_are_the_same_in_every_arm(lacking: TransferArms) -> None:
+    alone, among = lacking.of_healthy(["CD"]), lacking.of_healthy(["MI", "CD"])
+    assert torch.equal(alone.x, among.x[len(alone) :])
+
+
+def test_twins_of_everybody_keep_the_diseases_of_their_record(lacking: TransferArms) -> None:
+    extra, site = lacking.of_everybody(("MI", "CD")), lacking.site
+    positions = site.with_beats(site.train_positions)
+    own = torch.from_numpy(site.database.labels[positions.repeat(2)])
+    assert len(extra) == 2 * len(positions)
+    assert float(extra.y[:, 0].sum()) == 0.0
+    assert bool((extra.y[:, 1:] >= own[:, 1:]).all())
+    added = extra.y[:, 1:] - own[:, 1:]
+    assert int(added[:, MI - 1].sum()) == len(positions)  # every second; nobody else here has it
+    assert float(added[:, [1, 3]].sum()) == 0.0  # STTC and HYP were not asked for
+
+
+def test_mislabelled_twins_have_the_label_and_the_shape_of_others(
+    lacking: TransferArms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.Tensor] = []
+
+    def made(_: TransferArms, patients: Patients, classes: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        asked.append(classes)
+        return patients.signal
+
+    monkeypatch.setattr(TransferArms, "_made", made)
+    right, wrong = lacking.of_everybody(DISEASES), lacking.of_everybody(DISEASES, mislabelled="MI")
+    assert torch.equal(wrong.y, right.y)
+    theirs = asked[0] == MI
+    assert torch.equal(asked[0][~theirs], asked[1][~theirs])
+    assert set(asked[1][theirs].tolist()) == {2, 3, 4}
+    assert bool((right.y[theirs, MI] == 1).all())
+
+
+def test_oversampling_changes_no_ecg(lacking: TransferArms) -> None:
+    same = lacking.unedited("MI")
+    assert torch.equal(same.x, lacking.patients.signal)
+    assert labels_of(same)["MI"] == len(lacking.patients) == len(lacking.site.healthy)
+
+
+def test_records_are_rewritten_with_their_own_labels_and_healed_as_normal_ones(lacking: TransferArms) -> None:
+    extra, site = lacking.rewritten(), lacking.site
+    positions = site.with_beats(site.train_positions)
+    positions = positions[site.database.labels[positions][:, 1:].any(axis=1)]
+    half = len(positions)
+    assert len(extra) == 2 * half
+    assert np.array_equal(extra.y[:half].numpy(), site.database.labels[positions])
+    assert float(extra.y[:, MI].sum()) == 0.0  # the withheld class does not come back this way
+    assert labels_of(LabelledEcgs(extra.x[half:], extra.y[half:], extra.weight[half:]))["NORM"] == half
+    changed = (extra.x[:half] - site.database.signals(positions)).abs().amax(dim=(1, 2)) > 0
+    assert float(changed.float().mean()) > 0.5
+    assert not torch.equal(extra.x[:half], extra.x[half:])
+
+
+def test_codes_are_drawn_from_counts_where_no_prior_network_travels(lacking: TransferArms) -> None:
+    drawn = TransferArms(lacking.generator, lacking.site, seed=0, counts=True).of_healthy(["MI"])
+    assert not torch.equal(drawn.x, lacking.unedited("MI").x)
+    assert not torch.equal(drawn.x, lacking.of_healthy(["MI"]).x[: len(drawn)])
 
 
 def test_tables_show_every_class_and_leave_unknown_figures_empty() -> None:

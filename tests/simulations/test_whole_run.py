@@ -16,26 +16,33 @@ from lavq_core.cli.main import main
 from lavq_core.data.records import read_record
 from lavq_core.runs.layout import RunFolder
 from lavq_core.signals.leads import einthoven_residual
+from simulations.inprocess import run_in_process
+from simulations.launch import prepare
 
 pytestmark = pytest.mark.slow
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 TINY = [
     "federation.rounds=2",
+    "separator.width=16",
+    "separator.blocks=1",
+    "separator.heads=2",
     "separator_training.after=0",
-    "separator_training.steps=6",
+    "separator_training.steps=3",
+    "separator_training.batch=8",
+    "codebook.size=16",
     "detector_training.epochs=1",
     "detector.width=8",
+    "detector.blocks=1",
     "audit.shadows=4",
-    "audit.epochs=2",
+    "audit.epochs=1",
 ]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory, packs) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    cache = tmp_path_factory.mktemp("cache")
-    assert main(["run", "--out", str(folder), f"data.cache_dir={cache}", *TINY]) == 0
+    assert main(["run", "--out", str(folder), f"data.cache_dir={packs}", *TINY]) == 0
     return folder
 
 
@@ -103,9 +110,10 @@ def test_detect_scores_a_database_in_the_official_order(run, tmp_path):
     assert found == pytest.approx(metrics["macro_auc.pooled"], abs=1e-3)  # predictions hold six decimals
 
 
-def test_the_same_seed_gives_the_same_model(run, tmp_path):
+def test_the_same_seed_gives_the_same_model(run, tmp_path, packs):
     again = tmp_path / "again"
-    assert main(["run", "--out", str(again), f"data.cache_dir={tmp_path / 'cache'}", "audit.enabled=false", *TINY]) == 0
+    overrides, config = prepare([f"data.cache_dir={packs}", *TINY], None, str(again), "run")
+    run_in_process(overrides, config.federation.sites)
     for name in ("detector", "codebook", "networks"):
         one, two = (folder / "model" / f"{name}.safetensors" for folder in (run, again))
         assert one.read_bytes() == two.read_bytes()
@@ -131,19 +139,13 @@ def test_a_run_that_was_broken_off_goes_on_by_command(run, tmp_path):
             assert figures[0][key] == figures[1][key]
 
 
-def test_the_demo_runs_a_real_federation_and_agrees_with_the_one_in_process(tmp_path):
+def test_the_demo_runs_a_real_federation_and_agrees_with_the_one_in_process(run, tmp_path, packs):
     """``flwr run`` with Ray, and the in-process grid: the same apps, the same seeds, the same model."""
-    small = [
-        *(setting for setting in TINY if not setting.startswith("federation.rounds")),
-        "federation.rounds=1",
-        "audit.enabled=false",
-        f"data.cache_dir={tmp_path / 'cache'}",
-    ]
-    assert main(["demo", "--out", str(tmp_path / "flower"), *small]) == 0
-    assert main(["run", "--out", str(tmp_path / "process"), *small]) == 0
+    flower = tmp_path / "flower"
+    assert main(["demo", "--out", str(flower), f"data.cache_dir={packs}", "audit.enabled=false", *TINY]) == 0
     for name in ("detector", "codebook", "networks"):
-        one, two = (load_file(tmp_path / run / "model" / f"{name}.safetensors") for run in ("flower", "process"))
+        one, two = (load_file(folder / "model" / f"{name}.safetensors") for folder in (run, flower))
         assert one.keys() == two.keys()
         for key in one:
             assert torch.allclose(one[key], two[key], atol=1e-5)
-    assert (tmp_path / "flower" / "report.html").is_file()
+    assert (flower / "report.html").is_file()
