@@ -25,7 +25,6 @@ from client.evaluation import evaluate_round, write_gallery, write_predictions
 from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
-from lavq_core.runs.events import EventLog
 from lavq_core.training.site_round import SharedState, train_round
 
 app = ClientApp()
@@ -60,9 +59,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     update = train_round(site.data, site.folder.private_model, shared, number, rounds)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
-    EventLog(site.folder.events).write(
-        "round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured
-    )
+    site.log("round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured)
     parts = {
         "detector": update.detector,
         "codebook": {name: update.statistics[name] for name in STATISTICS},
@@ -96,9 +93,11 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         _log.error("this site could not be opened: %s", type(error).__name__)
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
     try:
-        return Message(handler(message, context, site), reply_to=message)
+        leaving = handler(message, context, site)
+        site.policy.require_may_leave(leaving)
+        return Message(leaving, reply_to=message)
     except Exception as error:
-        EventLog(site.folder.events).write("failed", error=type(error).__name__, traceback=traceback.format_exc())
+        site.log("failed", error=type(error).__name__, traceback=traceback.format_exc())
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
 
 

@@ -17,7 +17,6 @@ from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_private
 from lavq_core.models.twins import request_twins
 from lavq_core.runs.artefact import save_artefact
-from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import rounds_in, write_atomic
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import predict
@@ -32,7 +31,7 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
         return 0
     probabilities = predict(detector, site.data.database.signals(positions)).numpy()
     score = macro_auc(site.data.database.labels[positions], probabilities)
-    EventLog(site.folder.events).write(
+    site.log(
         "round-evaluated",
         round=number,
         fold=fold,
