@@ -21,7 +21,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.evaluation import evaluate_round, write_gallery, write_predictions
+from client.evaluation import accept_model, evaluate_round, write_gallery, write_predictions
 from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
@@ -75,6 +75,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     number, rounds = _round(message)
     detector = shared_detector(site.data.config, _state(message, "detector"))
     examples = evaluate_round(site, detector, number)
+    if site.deployed:
+        accept_model(site, detector, _shared(message, site), number)
     if number == rounds:
         write_predictions(site, detector)
         write_gallery(site, detector, _shared(message, site), number)

@@ -31,6 +31,7 @@ class Site:
     data: SiteData
     folder: SiteFolder
     policy: SitePolicy = field(default_factory=SitePolicy)
+    deployed: bool = False
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ def _permitted(policy: SitePolicy, overrides: tuple[str, ...], name: str, data_d
     policy.require_settings(config)
     data = _deployed(overrides, name, data_dir, str(folder.root))
     policy.require_patients(data.rows(data.train_positions)["patient_id"].nunique())
-    return Site(data, folder, policy)
+    return Site(data, folder, policy, deployed=True)
 
 
 # A Flower process serves many messages: the database is opened and packed once for all of them.

@@ -18,6 +18,7 @@ from lavq_core.errors import LavqError
 GROUP = "lavq.commands"
 ORDER = (
     "demo", "run", "status", "report", "detect", "evaluate", "twin", "personalize", "experiment", "results",
+    "deploy", "site", "serve",
 )  # fmt: skip
 _INTERRUPTED = 130
 

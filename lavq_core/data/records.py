@@ -59,7 +59,7 @@ def read_record(path: str | Path, sampling_rate: float | None = None) -> Ecg:
             f"{header.with_suffix('')} is sampled at {stored.sampling_rate:g} Hz where {sampling_rate:g} Hz is needed: "
             "give records of that rate"
         )
-    return _to_ecg(header.stem, stored)
+    return to_ecg(header.stem, stored)
 
 
 def _read(header: Path) -> Stored:
@@ -74,7 +74,12 @@ def _read(header: Path) -> Stored:
     return stored if stored is not None else read_wfdb(header)
 
 
-def _to_ecg(name: str, stored: Stored) -> Ecg:
+def to_ecg(name: str, stored: Stored) -> Ecg:
+    """Find the leads by name, bring them to mV, and derive limb leads that are missing.
+
+    Raises:
+        DataError: a lead that is there twice, a missing independent lead, or an unknown unit.
+    """
     rows: dict[str, int] = {}
     for row, given in enumerate(stored.names):
         lead = canonical_lead(given)
