@@ -25,7 +25,7 @@ from server.deployment.folders import SiteNodeFolder
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 _FEW_DAYS = 7.0  # that a certificate still lives: time to renew
-_CLOCK = 10.0  # s; Flower's server refuses requests signed further in the past, or half of it in the future
+_AHEAD, _BEHIND = 4.0, 60.0  # s; Flower's server refuses what was signed 5 s in its future, or 305 s in its past
 _PATIENCE = 15.0  # s, for the gateway
 _ROOM = 2**30  # bytes that a site should have free
 
@@ -81,9 +81,7 @@ def _policy(policy: SitePolicy) -> Iterator[Finding]:
     apps = len(policy.apps or ())
     yield Finding(OK, "policy", f"{epsilon}; {apps} app(s); lets out {', '.join(sorted(policy.outgoing)) or 'nothing'}")
     if apps == 0:
-        yield Finding(
-            WRONG, "policy", "apps is empty, so every app is refused: enter the sha256 of the one you reviewed"
-        )
+        yield Finding(WRONG, "policy", "apps is empty, so every app is refused: enter the sha256 of a reviewed one")
     if policy.log_tracebacks:
         yield Finding(WARNING, "policy", "log.tracebacks is on: the event log may name patients")
 
@@ -107,9 +105,7 @@ def _data(folder: SiteNodeFolder, data_dir: str, policy: SitePolicy | None) -> I
     quality = f"{rejected} records rejected, {flagged} flagged; state/data_report.json names them after the first round"
     yield Finding(WARNING if share > 0.1 else OK, "quality", quality)
     if policy is not None and patients < policy.minimum_patients:
-        text = (
-            f"{patients} patients to train on, and the policy asks for {policy.minimum_patients}: the site will refuse"
-        )
+        text = f"{patients} patients to train on where the policy asks for {policy.minimum_patients}: it will refuse"
         yield Finding(WRONG, "data", text)
 
 
@@ -170,10 +166,9 @@ async def _gateway(folder: SiteNodeFolder) -> list[Finding]:
     offset = time.time() - date if date else 0.0
     if not date:
         found.append(Finding(WARNING, "clock", "the gateway does not say its time"))
-    elif abs(offset) > _CLOCK / 2 + took:
-        text = (
-            f"this machine is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server: run NTP on both"
-        )
+    elif not -_BEHIND - took < offset < _AHEAD + took:
+        side = "ahead of" if offset > 0 else "behind"
+        text = f"this machine is {abs(offset):.0f} s {side} the server, which will refuse it: run NTP on both"
         found.append(Finding(WRONG, "clock", text))
     else:
         found.append(Finding(OK, "clock", "agrees with the server's"))

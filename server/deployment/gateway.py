@@ -186,13 +186,13 @@ def application(settings: ServerSettings, audit: Path, superlink: str, trust: ss
     return Starlette(routes=[Route("/{path:path}", handle, methods=methods)], lifespan=lifespan)
 
 
-def serve(folder: ServerFolder) -> None:
-    """Run the gateway of a server until it is ended."""
+def configuration(folder: ServerFolder) -> uvicorn.Config:
+    """Return how the gateway of a server is run."""
     settings = folder.settings()
     trust = ssl.create_default_context(cafile=str(folder.certificate("loopback")[0]))
     superlink = f"https://127.0.0.1:{settings.superlink_port}"
     certificate, key = map(str, folder.certificate("gateway"))
-    uvicorn.run(
+    return uvicorn.Config(
         application(settings, folder.audit, superlink, trust),
         host=settings.host,
         port=settings.port,
@@ -220,7 +220,7 @@ def _common_name(certificate: dict[str, Any] | None) -> str:
 
 if __name__ == "__main__":
     try:
-        serve(ServerFolder(Path(sys.argv[1])))
+        uvicorn.Server(configuration(ServerFolder(Path(sys.argv[1])))).run()
     except LavqError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
