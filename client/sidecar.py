@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from server.deployment.folders import SiteNodeFolder
 
 _CHUNK = 2**16  # bytes
 _PATIENCE = 10.0  # s, to connect to the gateway
+
+REFUSED = (
+    "it closes the connection without a word: it does not accept this site's certificate, which may have expired or "
+    "come from another CA (lavq site check says more)"
+)
+"""With TLS 1.3 a server judges a client's certificate after the client takes the connection for made."""
 
 
 class Sidecar:
@@ -40,21 +47,21 @@ class Sidecar:
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.wait_for(connect(self._folder), _PATIENCE)
-            self._say("")
         except (OSError, TimeoutError) as error:
             self._say(in_words(error))
             writer.close()
             return
-        there, back = asyncio.create_task(_copy(reader, far_writer)), asyncio.create_task(_copy(far_reader, writer))
+        there, back = (
+            asyncio.create_task(_copy(reader, far_writer)),
+            asyncio.create_task(_copy(far_reader, writer, lambda: self._say(""))),
+        )
         await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
         for task in (there, back):
             task.cancel()
         for end in (writer, far_writer):
             end.close()
-        for task in (there, back):
-            broken = task.exception() if task.done() and not task.cancelled() else None
-            if isinstance(broken, ssl.SSLError):  # with TLS 1.3 a refused certificate shows at the first read
-                self._say(in_words(broken))
+        if back.done() and not back.cancelled() and not back.result():
+            self._say(REFUSED)
 
     def _say(self, trouble: str) -> None:
         if trouble != self._trouble:
@@ -87,11 +94,7 @@ def in_words(error: Exception) -> str:
             return "its certificate comes from another CA than certificates/ca.crt: ask the operator for the right one"
         return f"its certificate is not that of this host ({error.verify_message}): check the address in site.toml"
     if isinstance(error, ssl.SSLError):
-        if "EXPIRED" in text.upper():
-            return "it refuses this site's certificate, which has expired: renew certificates/site.crt"
-        if "UNKNOWN_CA" in text.upper() or "unknown ca" in text:
-            return "it does not know the CA of this site's certificate: ask the operator for one of the federation's"
-        return f"the TLS connection failed ({error.reason})"
+        return f"the TLS connection failed ({text})"
     if isinstance(error, TimeoutError):
         return f"no answer within {_PATIENCE:g} s: check the address in site.toml and the firewall"
     if isinstance(error, ConnectionRefusedError):
@@ -99,11 +102,19 @@ def in_words(error: Exception) -> str:
     return f"it cannot be reached ({getattr(error, 'strerror', None) or type(error).__name__})"
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, at_first: Callable[[], None] = lambda: None
+) -> int:
+    """Copy until the end, and call ``at_first`` when the first bytes come; returns how many bytes."""
+    copied = 0
+    with suppress(ConnectionError, ssl.SSLError):
         while chunk := await reader.read(_CHUNK):
+            if not copied:
+                at_first()
+            copied += len(chunk)
             writer.write(chunk)
             await writer.drain()
+    return copied
 
 
 if __name__ == "__main__":

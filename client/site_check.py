@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.policy import SitePolicy
-from client.sidecar import connect, in_words
+from client.sidecar import REFUSED, connect, in_words
 from lavq_core.data.database import Database
 from lavq_core.errors import LavqError
 from server.deployment.folders import SiteNodeFolder
@@ -154,9 +154,12 @@ async def _gateway(folder: SiteNodeFolder) -> list[Finding]:
     address = folder.settings().gateway
     try:
         status, date, took = await asyncio.wait_for(_health(folder), _PATIENCE)
-    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
-        known = error if isinstance(error, OSError | TimeoutError) else OSError("it closed the connection")
-        return [Finding(WRONG, "gateway", f"{address}: {in_words(known)}")]
+    except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError):
+        return [Finding(WRONG, "gateway", f"{address}: {REFUSED}")]
+    except (OSError, TimeoutError) as error:
+        return [Finding(WRONG, "gateway", f"{address}: {in_words(error)}")]
+    except ValueError:
+        return [Finding(WRONG, "gateway", f"{address}: what answers there is no gateway")]
     if status == 421:
         text = f"{address}: this site is not on its list: ask the operator to enter the certificate's common name"
         return [Finding(WRONG, "gateway", text)]
