@@ -9,17 +9,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import psutil
 
 from lavq_core.errors import RunError
+from lavq_core.runs.events import read_events
 from server.deployment.folders import Deployment
 from server.deployment.processes import server_programs
-from server.deployment.submission import connected_nodes, register_nodes
+from server.deployment.submission import register_nodes
 from server.deployment.supervisor import MARK, answers, end_all, load_state
 from server.flower_environment import last_words
 
-_START_TIMEOUT = 120.0  # s until all sites must be connected
+_START_TIMEOUT = 180.0  # s until all sites must be connected
+_ACTIVATE = "/v1/fleet/activate-node"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def start(deployment: Deployment, say: Callable[[str], None]) -> None:
     if state is not None:
         end_all(state)  # of a supervisor that was killed
     deployment.logs.mkdir(exist_ok=True)
-    mark = secrets.token_hex(8)
+    mark, began = secrets.token_hex(8), datetime.now(UTC)
     with (deployment.logs / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "server.deployment.supervisor", str(deployment.root), mark],
@@ -63,7 +66,7 @@ def start(deployment: Deployment, say: Callable[[str], None]) -> None:
     sites = [node.settings().name for node in deployment.sites()]
     register_nodes(deployment.server)
     say(f"waiting for {len(sites)} sites")
-    _wait(lambda: connected_nodes(deployment.server) >= len(sites), deployment, process, f"supernode-{sites[-1]}")
+    _wait(lambda: _arrived(deployment, began) >= set(sites), deployment, process, f"supernode-{sites[-1]}")
 
 
 def status(deployment: Deployment) -> list[ProgramStatus]:
@@ -94,6 +97,17 @@ def stop(deployment: Deployment) -> bool:
     end_all(state)  # what a killed supervisor left behind
     deployment.supervisor.unlink(missing_ok=True)
     return True
+
+
+def _arrived(deployment: Deployment, since: datetime) -> set[str]:
+    """Read from the gateway's audit log which sites' nodes the SuperLink has let in."""
+    logs = sorted(deployment.server.audit.glob("*.jsonl"))[-2:]  # it may be midnight
+    return {
+        str(line["site"])
+        for log in logs
+        for line in read_events(log)
+        if line["path"] == _ACTIVATE and line["status"] == 200 and datetime.fromisoformat(line["time"]) >= since
+    }
 
 
 def _wait(ready: Callable[[], bool], deployment: Deployment, process: subprocess.Popen[bytes], program: str) -> None:

@@ -20,7 +20,8 @@ from server.deployment.processes import CONNECTION, server_programs
 from server.flower_environment import program
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_LOOK = 0.5  # s between two looks at a run
+_LOOK = 0.5  # s between two looks at a run's events
+_ASK_FLOWER = 20.0  # s between two questions to Flower about a run that says nothing of an end; each starts a process
 
 
 def register_nodes(server: ServerFolder) -> dict[str, str]:
@@ -103,15 +104,16 @@ def follow(server: ServerFolder, run_id: str, run: RunFolder, show: Any) -> None
     Raises:
         RunError: it failed.
     """
-    seen, patience = len(read_events(run.events)), 0
+    seen, asked = len(read_events(run.events)), time.monotonic()
     while True:
         events = read_events(run.events)
         for event in events[seen:]:
             show(event)
         seen = len(events)
         last = events[-1]["event"] if events else ""
-        row = run_row(server, run_id) if last in ("run-finished", "run-failed") or patience % 10 == 9 else {}
-        patience += 1
+        row: dict[str, Any] = {}
+        if last in ("run-finished", "run-failed") or time.monotonic() - asked > _ASK_FLOWER:
+            row, asked = run_row(server, run_id), time.monotonic()
         ended = str(row.get("status", "")).startswith("finished")
         if ended and row["status"] == "finished:completed" and last == "run-finished":
             return
