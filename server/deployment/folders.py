@@ -220,7 +220,7 @@ def write_settings(path: Path, settings: ServerSettings | SiteSettings) -> None:
     meanings = _meanings(type(settings))
     lines = []
     for key, value in asdict(settings).items():
-        lines += [f"# {meanings[key]}", f"{key} = {json.dumps(value, ensure_ascii=False)}", ""]
+        lines += [f"# {meanings[key].replace('``', '')}", f"{key} = {json.dumps(value, ensure_ascii=False)}", ""]
     write_atomic(path, "\n".join(lines))
 
 

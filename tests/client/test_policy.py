@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 import client.app
+from client import flower_adapter as adapter
+from client import launcher
 from client.flower_adapter import without_text
 from client.launcher import checked
 from client.policy import APP_HASH, SitePolicy, parts_of
 from lavq_core.errors import ConfigError, PolicyError
+from lavq_core.models.stored import load_calibration, load_shared_model
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
 from tests.client.policies import LAUNCHED, write_policy
@@ -40,8 +45,6 @@ def events(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
-
-
 def test_a_policy_says_what_it_permits(tmp_path: Path) -> None:
     file = write_policy(tmp_path / "p", epsilon_max="3", outgoing='["detector"]', minimum_patients="40")
     policy = SitePolicy.load(file)
@@ -81,8 +84,6 @@ def test_a_site_without_its_policy_file_does_nothing(site: Make, tmp_path: Path)
 
 
 # --- apps ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_launcher_lets_in_a_listed_app_and_logs_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(APP_HASH, "of another message")
     check = checked(SitePolicy.load(write_policy(tmp_path / "p")), SiteFolder(tmp_path / "own"))
@@ -119,8 +120,6 @@ def test_an_exception_outside_the_app_loses_its_text_and_keeps_its_class() -> No
 
 
 # --- what leaves -----------------------------------------------------------------------------------------------------
-
-
 def test_settings_that_would_send_what_may_not_leave_open_no_data(
     site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +161,6 @@ def test_a_site_of_too_few_patients_does_not_train(site: Make, tmp_path: Path) -
 
 
 # --- what is logged --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("logged", [True, False])
 def test_scores_and_tracebacks_are_logged_only_where_allowed(
     site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool
@@ -177,3 +174,92 @@ def test_scores_and_tracebacks_are_logged_only_where_allowed(
     assert ("macro_auc" in evaluated) == ("traceback" in failed) == logged
     assert evaluated["records"] > 0
     assert failed["error"] == "ZeroDivisionError"
+
+
+# --- the launcher in front of Flower's program -----------------------------------------------------------------------
+@pytest.fixture
+def flower(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flower's ClientApp process, reduced to the order of its steps: install, load, run, report."""
+    steps: list[str] = []
+
+    def install(content: bytes, **_: Any) -> None:
+        steps.append("installed")
+
+    def load(**_: Any) -> Callable[..., Any]:
+        def find(*_: Any) -> Callable[..., Any]:
+            steps.append("imported")
+
+            def run(message: str, context: str) -> None:
+                raise LookupError(f"{message} of Jane Doe")
+
+            return run
+
+        return find
+
+    def process() -> int:
+        try:
+            adapter.run_clientapp.install_from_fab(b"bundle", skip_prompt=True)
+            adapter.run_clientapp.get_load_client_app_fn()("id", "1", "hash")(message="record", context="")
+        except Exception as error:
+            steps.append(adapter.run_clientapp.Error(code=2, reason=f"{type(error)}:<'{error}'>").reason)
+        return 0
+
+    for name, value in (("install_from_fab", install), ("get_load_client_app_fn", load), ("Error", Error)):
+        monkeypatch.setattr(adapter.run_clientapp, name, value)
+    monkeypatch.setattr(adapter, "flwr_clientapp", process)
+    monkeypatch.setattr(adapter, "_PACKAGES", {"an_app"})  # this process goes on to use ours
+    monkeypatch.setitem(sys.modules, "an_app.client", adapter)
+    return steps
+
+
+def test_a_bundle_is_checked_before_it_is_unpacked(flower: list[str]) -> None:
+    seen: list[str] = []
+
+    def refuse(digest: str) -> None:
+        seen.append(digest)
+        raise PolicyError("this site's policy does not list the app of Jane Doe")
+
+    adapter.run_client_app(refuse)
+    assert flower == ["PolicyError"]
+    assert seen == [hashlib.sha256(b"bundle").hexdigest()]
+
+
+def test_an_app_that_is_listed_runs_and_what_it_raises_is_told_by_class(flower: list[str]) -> None:
+    adapter.run_client_app(lambda digest: None)
+    assert flower == ["installed", "imported", "LookupError"]
+    assert "an_app.client" not in sys.modules  # the bundle's own is imported, not what was there under its name
+
+
+def test_no_app_runs_without_a_policy(
+    flower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(launcher.POLICY, raising=False)
+    assert launcher.main() == 2
+    monkeypatch.setenv(launcher.POLICY, str(tmp_path / "none"))
+    monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path))
+    assert launcher.main() == 2
+    assert "LAVQ_SITE_POLICY is not set" in capsys.readouterr().err
+    assert flower == []
+
+
+def test_the_launcher_takes_policy_and_folder_from_its_environment(
+    flower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(launcher.POLICY, str(write_policy(tmp_path / "p")))
+    monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path / "own"))
+    assert launcher.main() == 0
+    assert flower == ["PolicyError"]
+    assert hashlib.sha256(b"bundle").hexdigest() in events(tmp_path)[0]["reason"]
+
+
+# --- what a deployed site keeps for itself ---------------------------------------------------------------------------
+def test_a_deployed_site_keeps_the_model_that_it_has_evaluated(site: Make, tmp_path: Path) -> None:
+    hospital = site()
+    answer = hospital.evaluate(1, 3)
+    assert answer.has_content(), events(tmp_path)
+    accepted = SiteFolder(tmp_path / "own").accepted
+    model = load_shared_model(accepted)
+    assert all(torch.equal(value, hospital.shared.detector[key]) for key, value in model.detector.state_dict().items())
+    calibration = load_calibration(accepted, model, None)
+    assert calibration is not None
+    assert calibration.source == "st-mary"
