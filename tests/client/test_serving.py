@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from client.commands import serve
 from client.serving import inference_pb2 as pb
 from client.serving.inference_pb2_grpc import InferenceStub
 from client.serving.model import ServedModel, model_folder
@@ -235,9 +237,9 @@ def test_bytes_that_are_no_request_harm_nobody(channel: grpc.Channel, stub: Any)
     assert len(detect(stub, ecg()).detections) == 1
 
 
-def test_a_message_that_is_too_large_is_refused(stub: Any) -> None:
-    huge = pb.DetectRequest(ecgs=[pb.Ecg(samples=np.zeros(6_000_000, dtype=np.float32))])
-    assert refused(lambda: stub.Detect(huge, timeout=30))[0] == EXHAUSTED
+def test_a_message_that_is_too_large_is_refused(channel: grpc.Channel, stub: Any) -> None:
+    raw = channel.unary_unary(f"/{NAME}/Detect", lambda data: data, lambda data: data)
+    assert refused(lambda: raw(bytes(21 * 2**20), timeout=30))[0] == EXHAUSTED
     assert len(detect(stub, ecg()).detections) == 1
 
 
@@ -350,3 +352,37 @@ def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
     for made in (tmp_path / "client" / "serving").iterdir():
         assert made.read_text() == (ROOT / "client" / "serving" / made.name).read_text(), made.name
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_told_to_end(run: RunFolder) -> None:
+    command = [sys.executable, "-c", "import sys; from lavq_core.cli.main import main; sys.exit(main())", "serve"]
+    command += ["--run", str(run.root), "--insecure", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if line.startswith("listening"))
+        try:
+            port = int(said.split()[2].rpartition(":")[2])
+            assert "WITHOUT TLS" in said
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
+                assert len(detect(InferenceStub(opened), ecg()).detections) == 1
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--run", "r"], "give --certificate and --key, or --insecure"),
+        (["--run", "r", "--certificate", "c"], "belong together"),
+        (["--run", "r", "--insecure", "--certificate", "c", "--key", "k"], "belong together"),
+        (["--run", "r", "--insecure", "--client-ca", "c"], "needs TLS"),
+        (["--run", "r", "--insecure", "--workers", "0"], "must be at least 1"),
+    ],
+)
+def test_a_service_is_not_left_open_by_mistake(given: list[str], said: str) -> None:
+    parser = argparse.ArgumentParser()
+    serve.configure(parser)
+    with pytest.raises(ConfigError, match=said):
+        serve.execute(parser.parse_args(given))
