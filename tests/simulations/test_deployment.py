@@ -69,7 +69,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     write_shares(Database.open(SAMPLE, cache_dir=folder / "cache", progress=False), folder / "data", "site", 3)
     plan = Plan(SITES, ["localhost"], free_base(), folder / "data", [app_digest(CHECKOUT)], '"unlimited"', 5)
     deployment = write_deployment(folder / "d", plan)
-    os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.2"
     start(deployment, lambda _: None)
     yield deployment
     state = load_state(deployment)
