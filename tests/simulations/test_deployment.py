@@ -314,7 +314,9 @@ def test_a_node_with_an_unregistered_key_does_not_come_in_and_the_others_go_on(
     try:
         os.kill(pid_of(federation, "supernode-rest"), signal.SIGTERM)
         until(lambda: connected_nodes(federation.server) == 2, 120.0)
-        run = finish(federation, begin(federation, "unregistered", "federation.rounds=1", "federation.join_timeout=20"))
+        run = finish(
+            federation, begin(federation, "unregistered", "federation.rounds=1", "federation.join_timeout=120")
+        )
         assert read_events(run.events)[-2]["sites"] == 2
         assert any(line["site"] == "rest" and line["status"] in (401, 404, 403) for line in audited(federation)[-500:])
     finally:
