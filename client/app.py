@@ -25,12 +25,11 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.evaluation import evaluate_round, write_gallery, write_predictions
+from client.evaluation import accept_model, evaluate_round, write_gallery, write_predictions
 from client.private import check_reply, open_ledger
 from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
-from lavq_core.runs.events import EventLog
 from lavq_core.training.site_round import SharedState, train_round
 
 app = ClientApp()
@@ -66,9 +65,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     update = train_round(site.data, site.folder.private_model, shared, number, rounds, ledger)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
-    EventLog(site.folder.events).write(
-        "round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured
-    )
+    site.log("round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured)
     parts = {
         "detector": update.detector,
         "codebook": {name: update.statistics[name] for name in STATISTICS},
@@ -87,6 +84,8 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     number, rounds = _round(message)
     detector = shared_detector(site.data.config, _state(message, "detector"))
     examples = evaluate_round(site, detector, number)
+    if site.deployed:
+        accept_model(site, detector, _shared(message, site), number)
     if number == rounds:
         write_predictions(site, detector)
         write_gallery(site, detector, _shared(message, site), number)
@@ -106,9 +105,11 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         _log.error("this site could not be opened: %s", type(error).__name__)
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
     try:
-        return Message(handler(message, context, site), reply_to=message)
+        leaving = handler(message, context, site)
+        site.policy.require_may_leave(leaving)
+        return Message(leaving, reply_to=message)
     except Exception as error:
-        EventLog(site.folder.events).write("failed", error=type(error).__name__, traceback=traceback.format_exc())
+        site.log("failed", error=type(error).__name__, traceback=traceback.format_exc())
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from client.site import Site
+from lavq_core.config import save_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
 from lavq_core.models.calibration import Calibration, detector_digest
@@ -17,7 +18,6 @@ from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_private
 from lavq_core.models.twins import request_twins
 from lavq_core.runs.artefact import save_artefact
-from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import rounds_in, write_atomic
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import predict
@@ -32,7 +32,7 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
         return 0
     probabilities = site.data.scores(detector, positions)
     score = macro_auc(site.data.database.labels[positions], probabilities)
-    EventLog(site.folder.events).write(
+    site.log(
         "round-evaluated",
         round=number,
         fold=fold,
@@ -40,6 +40,28 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
         records=len(positions),
     )
     return len(positions)
+
+
+def accept_model(site: Site, detector: Detector, shared: SharedState, number: int) -> None:
+    """Keep the shared model of a round for the site's own use: ``lavq serve``, ``detect`` and ``twin`` read it.
+
+    It is in the form of a run folder, with a calibration on the site's own validation fold where it has one. The model
+    comes last and as a whole.
+    """
+    run = site.folder.accepted
+    save_config(site.data.config, run.config)
+    positions = site.data.fold_positions(site.data.config.data.validation_fold)
+    if len(positions) > 0:
+        probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+        _calibrate(site, detector, positions, probabilities).save(run.calibration)
+    parts = {"detector": shared.detector, "codebook": shared.codebook, "networks": shared.networks}
+    about = {
+        "round": number,
+        "seed": site.data.config.run.seed,
+        "classes": list(SUPERCLASSES),
+        "sampling_rate": site.data.config.data.sampling_rate,
+    }
+    save_artefact(run.model, {name: state for name, state in parts.items() if state}, about)
 
 
 def write_predictions(site: Site, detector: Detector) -> int:
@@ -60,17 +82,22 @@ def write_predictions(site: Site, detector: Detector) -> int:
             frame[f"true_{name}"] = site.data.database.labels[positions][:, column].astype(int)
         parts.append(frame)
         if fold == settings.validation_fold and len(positions) > 0:
-            calibration = Calibration.fit(
-                site.data.database.labels[positions],
-                probabilities,
-                site.data.config.calibration.sensitivity,
-                fold,
-                site.name,
-                detector_digest(detector.state_dict()),
-            )
-            calibration.save(site.folder.calibration)
+            _calibrate(site, detector, positions, probabilities).save(site.folder.calibration)
     write_atomic(site.folder.predictions, pd.concat(parts).to_csv(index=False, float_format="%.6f"))
     return len(parts[-1])
+
+
+def _calibrate(site: Site, detector: Detector, positions: np.ndarray, probabilities: np.ndarray) -> Calibration:
+    """Fit temperatures and thresholds on records of the validation fold."""
+    config = site.data.config
+    return Calibration.fit(
+        site.data.database.labels[positions],
+        probabilities,
+        config.calibration.sensitivity,
+        config.data.validation_fold,
+        site.name,
+        detector_digest(detector.state_dict()),
+    )
 
 
 def write_gallery(site: Site, detector: Detector, shared: SharedState, number: int) -> int:

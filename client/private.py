@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from client.site import Site
-from lavq_core.errors import ConfigError
+from lavq_core.errors import PolicyError
 from lavq_core.models.codebook import no_statistics
 from lavq_core.models.networks import beat_tokens
 from lavq_core.privacy.guard import LeavingRefused, Parts, check_leaving
@@ -16,24 +17,24 @@ from lavq_core.training.site_round import SharedState
 
 
 def open_ledger(site: Site, acknowledged: str) -> Ledger | None:
-    """Open the site's ledger; None where neither the run nor the site asks for privacy.
+    """Open the site's ledger; None where the run is not private.
 
     Args:
         site: whose.
         acknowledged: the head that the server last heard of from this site; empty if it knows none.
 
     Raises:
-        ConfigError: the run is private and the site has no limit of its own, or the other way round.
+        PolicyError: the run is not private, and the site's policy has a limit of epsilon.
         LedgerError: the ledger cannot be trusted.
     """
     config = site.data.config
+    limit = site.policy.epsilon_max
     if config.privacy.epsilon == 0:
-        if site.epsilon_max is not None:
-            raise ConfigError("this site takes part in private training only (its policy sets epsilon_max)")
+        if limit is not None:
+            raise PolicyError("this site takes part in private training only (its policy sets epsilon_max)")
         return None
-    if site.epsilon_max is None:
-        raise ConfigError("this site's policy sets no epsilon_max, so nothing private can be released")
-    ledger = Ledger(site.folder.ledger, site.data.fingerprint, site.epsilon_max, config.privacy.delta)
+    limit = math.inf if limit is None else limit
+    ledger = Ledger(site.folder.ledger, site.data.fingerprint, limit, config.privacy.delta)
     ledger.require_head(acknowledged)
     return ledger
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Context
 
+from client.policy import SitePolicy
 from lavq_core.config import compose
 from lavq_core.data.database import Database
-from lavq_core.errors import ConfigError
+from lavq_core.errors import ConfigError, PolicyError
+from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.settings import Config
 from lavq_core.training.site_data import SiteData
+
+_NODE = ("site", "data-dir", "site-dir", "policy")
 
 
 @dataclass(frozen=True)
@@ -25,33 +30,55 @@ class Site:
 
     data: SiteData
     folder: SiteFolder
-    epsilon_max: float | None = None  # the site's own limit of its patients' epsilon; None: no private training here
+    policy: SitePolicy = field(default_factory=SitePolicy)
+    deployed: bool = False
 
     @property
     def name(self) -> str:
         """The pseudonym by which the server knows it."""
         return self.data.name
 
+    def log(self, event: str, **fields: Any) -> None:
+        """Write to the site's event log what its policy allows to be logged."""
+        EventLog(self.folder.events).write(event, **self.policy.loggable(fields))
+
 
 def open_site(context: Context) -> Site:
     """Find out who this node is.
 
     A simulated node has a ``partition-id`` and gets its share of one database. A deployed node has ``site``,
-    ``data-dir`` and ``site-dir`` in its own node config, which the server cannot set: it owns all of that database, and
-    writes nowhere but below ``site-dir``.
+    ``data-dir``, ``site-dir`` and ``policy`` in its own node config, which the server cannot set: it owns all of that
+    database, writes nowhere but below ``site-dir``, and opens the database only if its policy permits.
 
     Raises:
-        LavqError: the configuration or the data cannot be used.
+        LavqError: the configuration or the data cannot be used, or the policy forbids it.
     """
     overrides = tuple(shlex.split(str(context.run_config["overrides"])))
     node = context.node_config
     if "partition-id" in node:
         return _simulated(overrides, int(node["partition-id"]), int(node["num-partitions"]))
-    if {"site", "data-dir", "site-dir"} <= set(node):
-        return _deployed(overrides, str(node["site"]), str(node["data-dir"]), str(node["site-dir"]))
+    if set(_NODE) <= set(node):
+        name, data_dir, site_dir, policy_file = (str(node[key]) for key in _NODE)
+        policy, folder = SitePolicy.load(policy_file), SiteFolder(Path(site_dir))
+        try:
+            return _permitted(policy, overrides, name, data_dir, folder)
+        except PolicyError as error:
+            EventLog(folder.events).write("refused", reason=str(error))
+            raise
     raise ConfigError(
-        "a node needs site=NAME data-dir=FOLDER site-dir=FOLDER in its node config (flower-supernode --node-config)"
+        "a node needs site=NAME data-dir=FOLDER site-dir=FOLDER policy=FILE in its node config "
+        "(flower-supernode --node-config)"
     )
+
+
+def _permitted(policy: SitePolicy, overrides: tuple[str, ...], name: str, data_dir: str, folder: SiteFolder) -> Site:
+    """Open a deployed site, if its policy permits it; what needs no data is asked first."""
+    policy.require_launched()
+    config = _configured(overrides, str(folder.root))
+    policy.require_settings(config)
+    data = _deployed(overrides, name, data_dir, str(folder.root))
+    policy.require_patients(data.rows(data.train_positions)["patient_id"].nunique())
+    return Site(data, folder, policy, deployed=True)
 
 
 # A Flower process serves many messages: the database is opened and packed once for all of them.
@@ -64,17 +91,23 @@ def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Sit
     shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
     name, positions = list(shares.items())[partition_id]
     withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
-    limit = config.privacy.epsilon_max or config.privacy.epsilon or None
+    policy = SitePolicy(epsilon_max=config.privacy.epsilon_max or config.privacy.epsilon or None)
     folder = RunFolder(Path(config.run.dir)).site(name)
-    return Site(SiteData(name, database, positions, config, withheld), folder, limit)
+    return Site(SiteData(name, database, positions, config, withheld), folder, policy)
 
 
 @lru_cache(maxsize=2)
-def _deployed(overrides: tuple[str, ...], name: str, data_dir: str, site_dir: str) -> Site:
+def _deployed(overrides: tuple[str, ...], name: str, data_dir: str, site_dir: str) -> SiteData:
+    config = _configured(overrides, site_dir)
+    database = _database(config, data_dir)
+    return SiteData(name, database, np.arange(len(database)), config)
+
+
+@lru_cache(maxsize=2)
+def _configured(overrides: tuple[str, ...], site_dir: str) -> Config:
     config = compose(overrides)
     config.data.cache_dir = str(Path(site_dir) / "cache")
-    database = _database(config, data_dir)
-    return Site(SiteData(name, database, np.arange(len(database)), config), SiteFolder(Path(site_dir)))
+    return config
 
 
 def _threaded(config: Config) -> Config:

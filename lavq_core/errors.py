@@ -19,3 +19,7 @@ class ConfigError(LavqError):
 
 class RunError(LavqError):
     """A run folder that is missing, is not one, or lacks what was asked of it."""
+
+
+class PolicyError(LavqError):
+    """What a site's own policy forbids, whoever asks for it."""

@@ -5,12 +5,15 @@ Everything else uses ``flwr.app``, ``flwr.serverapp`` and ``flwr.clientapp``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from flwr.app import Message, Metadata, RecordDict
+from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp.strategy import FedAdam, Strategy
 from flwr.supercore.run import Run
@@ -100,6 +103,11 @@ def adam_memory(strategy: FedAdam) -> dict[str, Tensor]:
     moments = [("first", strategy.m_t or {}), ("second", strategy.v_t or {})]
     # A weight without dimensions comes back as a NumPy scalar.
     return {f"{kind}.{name}": torch.from_numpy(np.asarray(v)) for kind, state in moments for name, v in state.items()}
+
+
+def app_digest(folder: Path) -> str:
+    """Return the sha256 of the bundle that ``flwr run`` makes of an app's folder; the same files give the same one."""
+    return hashlib.sha256(build_fab_from_disk(folder)).hexdigest()
 
 
 def empty_run(run_id: int) -> Run:

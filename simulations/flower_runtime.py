@@ -28,7 +28,7 @@ from lavq_core.config import compose
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, write_atomic
-from simulations.flower_environment import last_words, program
+from server.flower_environment import last_words, program
 from simulations.progress import RunProgress
 from simulations.superlink import CHECKOUT, CONNECTION, SuperLink, end_abandoned, flower_home, start_superlink
 

@@ -33,7 +33,7 @@ import psutil
 
 from lavq_core.errors import LavqError, RunError
 from lavq_core.runs.layout import write_atomic
-from simulations.flower_environment import OFFLINE, flower_environment, free_port, last_words, program
+from server.flower_environment import OFFLINE, flower_environment, free_port, last_words, program
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONNECTION = "local"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 HELP = "look after one hospital"
 EXAMPLE = """\
+  lavq site check federation/sites/st-mary
   lavq site report /path/to/ptb-xl --out data-card.html"""
 
 
@@ -14,11 +15,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments: one subcommand a line."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _configure_report(actions.add_parser("report", help=_REPORT, description=_REPORT))
+    _configure_check(actions.add_parser("check", help=_CHECK, description=_CHECK))
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     return int(args.action(args) or 0)
+
+
+_CHECK = "look at data, quality, certificates, clock, policy and connection, and say what is wrong"
+
+
+def _configure_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="the site's folder, which holds site.toml")
+    parser.set_defaults(action=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Print a line a finding; 1 if something is wrong."""
+    from rich.console import Console
+
+    from client.site_check import WRONG, check_site
+    from server.deployment.folders import SiteNodeFolder
+
+    console, wrong = Console(soft_wrap=True, highlight=False, markup=False), 0
+    for finding in check_site(SiteNodeFolder(Path(args.folder).expanduser().resolve())):
+        console.print(f"{finding.level:8}{finding.topic:14}{finding.text}")
+        wrong += finding.level == WRONG
+    console.print(f"{wrong} thing(s) to put right before this site joins" if wrong else "ready to join")
+    return 1 if wrong else 0
 
 
 _REPORT = "write the site's data card: records, patients, quality, duplicates, healthy patients"

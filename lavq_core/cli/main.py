@@ -18,7 +18,8 @@ from lavq_core.errors import LavqError
 GROUP = "lavq.commands"
 ORDER = (
     "demo", "run", "status", "watch", "report", "detect", "evaluate", "twin", "studio", "personalize", "convert",
-    "export", "site", "experiment", "results",
+    "export", "experiment", "results",
+    "deploy", "site", "serve",
 )  # fmt: skip
 _INTERRUPTED = 130
 

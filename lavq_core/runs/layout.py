@@ -41,6 +41,11 @@ class SiteFolder:
         return self.root / "privacy" / "ledger.jsonl"
 
     @property
+    def accepted(self) -> RunFolder:
+        """In a deployment: the last shared model that the site evaluated, as a run folder, for its own use."""
+        return RunFolder(self.root / "accepted")
+
+    @property
     def twins(self) -> Path:
         """Folder of the digital twins made for the report's gallery."""
         return self.root / "twins"

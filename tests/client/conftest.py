@@ -10,6 +10,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.app import app
+from client.policy import APP_HASH
 from lavq_core.config import compose, save_config
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.models.networks import make_networks
@@ -20,6 +21,7 @@ from lavq_core.settings import Config
 from server.app import initial_model
 from server.flower_adapter import acting_as_server, copy_over_the_wire, with_message_id
 from server.model import SharedModel
+from tests.client.policies import LAUNCHED, write_policy
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 SITES = 24  # about 22 records each
@@ -127,11 +129,20 @@ def hospital(
 
 @pytest.fixture
 def deployed(
-    tmp_path: Path, overrides_for: Callable[..., list[str]], config_of: Callable[..., Config]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides_for: Callable[..., list[str]],
+    config_of: Callable[..., Config],
 ) -> Callable[..., Hospital]:
-    """Make a hospital with a node config of its own, of a run in ``tmp_path / "run"``."""
+    """Make a hospital with a node config of its own, of a run in ``tmp_path / "run"``.
+
+    One that knows itself gets a policy that permits everything to the app that was launched, unless it brings its own.
+    """
+    monkeypatch.setenv(APP_HASH, LAUNCHED)
 
     def make(node_config: dict[str, str | int], *more: str) -> Hospital:
+        if "site-dir" in node_config:
+            node_config = {"policy": str(write_policy(tmp_path / "policy.toml")), **node_config}
         return Hospital(overrides_for(tmp_path / "run", *more), config_of(), node_config)
 
     return make

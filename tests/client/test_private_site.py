@@ -13,6 +13,7 @@ import torch
 from flwr.app import Message, RecordDict
 
 import client.app
+from client.policy import SitePolicy
 from client.site import open_site
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.runs.events import read_events
@@ -142,14 +143,8 @@ def test_an_older_ledger_is_unmasked_by_the_head_that_the_server_echoes(site: An
 
 def test_a_private_site_takes_no_part_in_open_training(hospital: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     site, opened = hospital(0), client.app.open_site
-    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), epsilon_max=4.0))
-    assert refusal(site.train()) == "ConfigError"
-
-
-def test_a_site_without_a_limit_releases_nothing(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = client.app.open_site
-    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), epsilon_max=None))
-    assert refusal(site.train()) == "ConfigError"
+    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), policy=SitePolicy(4.0)))
+    assert refusal(site.train()) == "PolicyError"
 
 
 def test_a_delta_too_large_for_the_number_of_patients_is_refused(hospital: Make) -> None:

@@ -20,7 +20,7 @@ from lavq_core.errors import ConfigError, RunError
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import EventLog, read_events
 from lavq_core.runs.layout import RunFolder
-from simulations.flower_environment import flower_environment, last_words, program
+from server.flower_environment import flower_environment, last_words, program
 from simulations.flower_runtime import Machine, _failure, run_app, run_federation
 from simulations.progress import RunProgress
 from simulations.superlink import CHECKOUT, end_abandoned, flower_home, start_superlink

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import client.app
+from client.policy import SitePolicy
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
@@ -77,7 +78,7 @@ def test_a_spent_site_stays_out_and_the_others_go_on(federate: Federate, monkeyp
 
     def limited(context):
         site = opened(context)
-        return replace(site, epsilon_max=6.0) if site.name == "site-1" else site
+        return replace(site, policy=SitePolicy(epsilon_max=6.0)) if site.name == "site-1" else site
 
     monkeypatch.setattr(client.app, "open_site", limited)
     run = federate()

@@ -1,0 +1,82 @@
+"""``lavq serve``: a site's inference service."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "answer detections and twins over gRPC, with the newest model that the site has accepted"
+EXAMPLE = """\
+  lavq serve --site /etc/lavq/st-mary --listen 127.0.0.1:50051
+  lavq serve --site /etc/lavq/st-mary --listen 0.0.0.0:50051 --certificate serve.crt --key serve.key
+  lavq serve --run runs/demo --insecure
+  grpcurl -cacert /etc/lavq/st-mary/certificates/loopback.crt localhost:50051 list"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--site", metavar="FOLDER", help="a deployed site's folder; a newer round's model is taken over")
+    what.add_argument("--run", metavar="RUN", help="a run folder")
+    parser.add_argument("--calibration", metavar="JSON", help="with --run: a site's calibration.json")
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="default 127.0.0.1:50051")
+    parser.add_argument("--certificate", metavar="PEM", help="of the service (with --site: the site's for loopback)")
+    parser.add_argument("--key", metavar="PEM", help="its key")
+    parser.add_argument("--client-ca", metavar="PEM", help="clients must show a certificate of this CA")
+    parser.add_argument("--insecure", action="store_true", help="no TLS; on the loopback interface only")
+    parser.add_argument("--workers", type=int, default=2, help="requests worked on at the same time (default 2)")
+    parser.add_argument("--max-message", type=int, default=32, metavar="MIB", help="largest message (default 32 MiB)")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import logging
+    import signal
+    import threading
+
+    import torch
+    from rich.console import Console
+
+    from client.serving.model import ServedModel, model_folder
+    from client.serving.server import InferenceServer, Listening
+    from lavq_core.errors import ConfigError
+
+    if args.workers < 1 or args.max_message < 1:
+        raise ConfigError("--workers and --max-message must be at least 1")
+    certificate, key = _certificate(args)
+    torch.set_num_threads(1)  # requests share the cores
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = ServedModel(model_folder(args.run, args.site), args.calibration)
+    client_ca = Path(args.client_ca) if args.client_ca else None
+    listening = Listening(args.listen, certificate, key, client_ca, args.workers, args.max_message)
+    server = InferenceServer(model, listening)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    served = model.now()
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    host, tls = args.listen.rpartition(":")[0], "with TLS" if certificate else "WITHOUT TLS"
+    console.print(f"listening on {host}:{server.port} {tls}: round {served.round}, model {served.digest[:12]}")
+    console.print("research use, not a medical device; nothing of a request is kept")
+    ending.wait()
+    server.close()
+    return 0
+
+
+def _certificate(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Find certificate and key: given, the site's own for the loopback interface, or none where that is said."""
+    from lavq_core.errors import ConfigError
+
+    if bool(args.certificate) != bool(args.key) or (args.insecure and args.certificate):
+        raise ConfigError("--certificate and --key belong together, and --insecure stands alone")
+    if args.insecure and args.client_ca:
+        raise ConfigError("--client-ca needs TLS: leave out --insecure")
+    if args.certificate:
+        return Path(args.certificate), Path(args.key)
+    if args.insecure:
+        return None, None
+    if args.site:
+        from server.deployment.folders import SiteNodeFolder
+
+        return SiteNodeFolder(Path(args.site).expanduser().resolve()).certificate("loopback")
+    raise ConfigError("give --certificate and --key, or --insecure for the loopback interface")

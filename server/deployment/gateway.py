@@ -1,0 +1,226 @@
+"""The one door from outside to the SuperLink: what a SuperNode needs, and nothing else.
+
+Flower serves its control API, which starts code on every node and asks nobody who they are, on the same port as the
+fleet API of its nodes. So the SuperLink listens on the loopback interface alone, and this gateway passes on the fleet
+API and the health check. It can ask for a client certificate and takes only the sites on its list; it limits the size
+of bodies and the rate of requests; and it writes one line a request to an audit log that holds no body.
+
+Status codes are chosen for Flower's client, which tries again after 502, 503 and 504 and gives up after others:
+
+====  ================================================================================================================
+404   not a route of the fleet API (the control and runtime APIs among them)
+405   another method than the route's
+421   a certificate of ours, but not of a site on the list (401 and 403 would say something else to Flower's client)
+413   the body is too large
+502   the SuperLink does not answer
+503   too many requests
+====  ================================================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lavq_core.errors import LavqError
+from lavq_core.runs.events import EventLog
+from server.deployment.folders import ServerFolder, ServerSettings
+
+_FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
+_HOP_BY_HOP = {
+    "connection", "content-encoding", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding",
+    "upgrade",
+}  # fmt: skip
+_TIMEOUT = 60.0  # s, of the SuperLink
+_SHOWN = 200  # letters of a path in the audit log
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP that tells the application whose certificate the client has shown: ``request.state.peer``."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Read the name that TLS has verified."""
+        super().connection_made(transport)
+        shown = transport.get_extra_info("ssl_object")
+        self.app_state = {**self.app_state, "peer": _common_name(shown.getpeercert() if shown else None)}
+
+
+@dataclass
+class Bucket:
+    """A rate limit: ``burst`` requests at once, ``rate`` a second in the long run."""
+
+    rate: float
+    burst: float
+    left: float
+    at: float
+
+    def take(self, now: float) -> bool:
+        """Take one request; False if there is none left."""
+        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
+        self.at = now
+        if self.left < 1.0:
+            return False
+        self.left -= 1.0
+        return True
+
+
+@dataclass
+class Gateway:
+    """Decides about requests and passes them on.
+
+    Attributes:
+        settings: of the server.
+        audit: folder of the audit logs.
+        upstream: client of the SuperLink.
+    """
+
+    settings: ServerSettings
+    audit: Path
+    upstream: httpx.AsyncClient
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request, and write its line."""
+        began, peer = time.monotonic(), getattr(request.state, "peer", "")
+        size, why = 0, self._refusal(request, peer)
+        if why is None:
+            body = await self._body(request)
+            why, size = (413, "the body is too large") if body is None else None, len(body or b"")
+        if why is not None or body is None:
+            status, reason = why or (413, "")
+            response: Response = PlainTextResponse(reason, status)
+        else:
+            response = await self._pass_on(request, body)
+            reason = "" if response.status_code < 400 else "the SuperLink said so"
+        self._log(request, peer, response, size, reason, time.monotonic() - began)
+        return response
+
+    def _refusal(self, request: Request, peer: str) -> tuple[int, str] | None:
+        path = request.url.path
+        wanted = "GET" if path == "/health" else "POST" if _FLEET.fullmatch(path) else None
+        if wanted is None:
+            return 404, "no such route here"
+        if request.method != wanted:
+            return 405, "another method"
+        if self.settings.client_certificates and peer not in self.settings.sites:
+            return 421, "not a site of this server"
+        who = peer or (request.client.host if request.client else "")
+        rate, burst, now = self.settings.requests_per_second, float(self.settings.burst), time.monotonic()
+        if not self._buckets.setdefault(who, Bucket(rate, burst, burst, now)).take(now):
+            return 503, "too many requests"
+        return None
+
+    async def _body(self, request: Request) -> bytes | None:
+        """Read the body; None if it is too large, without having read it all."""
+        limit = self.settings.max_body_mib * 2**20
+        declared = request.headers.get("content-length", "0")
+        if not declared.isdigit() or int(declared) > limit:
+            return None
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                return None
+        return bytes(body)
+
+    async def _pass_on(self, request: Request, body: bytes) -> Response:
+        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
+        try:
+            answer = await self.upstream.request(request.method, request.url.path, headers=headers, content=body)
+        except httpx.HTTPError:
+            return PlainTextResponse("the SuperLink does not answer", 502)
+        kept = {name: value for name, value in answer.headers.items() if name not in _HOP_BY_HOP}
+        return Response(answer.content, answer.status_code, kept)
+
+    def _log(self, request: Request, peer: str, response: Response, size: int, reason: str, seconds: float) -> None:
+        EventLog(self.audit / f"audit-{datetime.now(UTC):%Y-%m-%d}.jsonl").write(
+            "request",
+            site=peer,
+            address=request.client.host if request.client else "",
+            method=request.method,
+            path=request.url.path[:_SHOWN],
+            status=response.status_code,
+            bytes_in=size,
+            bytes_out=len(response.body),
+            seconds=round(seconds, 4),
+            **({"reason": reason} if reason else {}),
+        )
+
+
+def application(settings: ServerSettings, audit: Path, superlink: str, trust: ssl.SSLContext | bool) -> Starlette:
+    """Make the ASGI application.
+
+    Args:
+        settings: of the server.
+        audit: folder of the audit logs.
+        superlink: its URL.
+        trust: whom to take for the SuperLink.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, object]]:
+        async with httpx.AsyncClient(base_url=superlink, verify=trust, timeout=_TIMEOUT, trust_env=False) as upstream:
+            yield {"gateway": Gateway(settings, audit, upstream)}
+
+    async def handle(request: Request) -> Response:
+        gateway: Gateway = request.state.gateway
+        return await gateway.handle(request)
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+    return Starlette(routes=[Route("/{path:path}", handle, methods=methods)], lifespan=lifespan)
+
+
+def configuration(folder: ServerFolder) -> uvicorn.Config:
+    """Return how the gateway of a server is run."""
+    settings = folder.settings()
+    trust = ssl.create_default_context(cafile=str(folder.certificate("loopback")[0]))
+    superlink = f"https://127.0.0.1:{settings.superlink_port}"
+    certificate, key = map(str, folder.certificate("gateway"))
+    return uvicorn.Config(
+        application(settings, folder.audit, superlink, trust),
+        host=settings.host,
+        port=settings.port,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        ssl_ca_certs=str(folder.ca),
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.client_certificates else ssl.CERT_NONE,
+        http=PeerProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=256,
+        timeout_keep_alive=30,
+    )
+
+
+def _common_name(certificate: dict[str, Any] | None) -> str:
+    for part in (certificate or {}).get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                return str(value)
+    return ""
+
+
+if __name__ == "__main__":
+    try:
+        uvicorn.Server(configuration(ServerFolder(Path(sys.argv[1])))).run()
+    except LavqError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

@@ -1,0 +1,117 @@
+"""Units, compose files and guides out of the list of programs, for the folder where a role lies now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lavq_core.runs.layout import write_atomic
+from server.deployment.folders import ServerFolder, SiteNodeFolder
+from server.deployment.processes import Program, server_programs, site_programs
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, keep_trailing_newline=True
+)
+_IN_CONTAINER = "/deployment"
+_DATA_IN_CONTAINER = "/data"
+
+
+def render(template: str, **values: object) -> str:
+    """Fill in a template of this package; a value that is missing is an error."""
+    return _TEMPLATES.get_template(template).render(**values)
+
+
+def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
+    """Write systemd units, compose file, guide and, at a site, the stand-in for ``flwr-clientapp``.
+
+    Args:
+        folder: of the server or of a site, where it lies now.
+        days: that certificates live, for the guide.
+    """
+    settings = folder.settings()
+    if isinstance(folder, ServerFolder):
+        programs, title = server_programs(folder), "LAVQ server"
+        guide = render("guide_server.md.j2", days=f"{days:g}", **vars(settings))
+    else:
+        programs, title = site_programs(folder), f"LAVQ site {folder.settings().name}"
+        guide = render("guide_site.md.j2", days=f"{days:g}", **vars(settings))
+        _write_stand_in(folder)
+    for program in programs:
+        unit = f"lavq-{program.name}.service"
+        earlier = [f"lavq-{other.name}.service" for other in programs[: programs.index(program)]]
+        text = render(
+            "unit.service.j2",
+            title=f"{title}: {program.name}",
+            folder=folder.root,
+            unit=unit,
+            user=folder.root.owner(),
+            after=earlier,
+            work=program.folder,
+            environment=program.environment,
+            command=" ".join(_quoted(word) for word in program.command),
+            pause=f"{program.pause:g}",
+        )
+        write_atomic(folder.root / "units" / unit, text)
+    write_atomic(folder.root / "compose.yaml", _compose(folder, title, programs))
+    write_atomic(folder.root / "Dockerfile", render("Dockerfile.j2", version=version("lavq")))
+    write_atomic(folder.root / "OPERATING.md", guide)
+
+
+def _write_stand_in(folder: SiteNodeFolder) -> None:
+    """Write the script by which SuperExec starts our launcher where it means ``flwr-clientapp``."""
+    path = folder.programs / "flwr-clientapp"
+    lines = [
+        "#!/bin/sh",
+        "# Runs the server's app behind this site's policy (client/launcher.py). Must come first in SuperExec's PATH.",
+        'site=$(cd "$(dirname "$0")/.." && pwd)',
+        'export LAVQ_SITE_POLICY="$site/policy.toml" LAVQ_SITE_DIR="$site/state"',
+        f'for python in "{sys.executable}" python3; do',
+        '    if command -v "$python" >/dev/null; then exec "$python" -m client.launcher "$@"; fi',
+        "done",
+    ]
+    write_atomic(path, "\n".join(lines) + "\n")
+    path.chmod(0o755)
+
+
+def _compose(folder: ServerFolder | SiteNodeFolder, title: str, programs: Sequence[Program]) -> str:
+    """The container with the port comes first, as the others share its network."""
+    settings, data = folder.settings(), ""
+    inside = {str(folder.root): _IN_CONTAINER, str(Path(sys.executable).parent): "/usr/local/bin"}
+    if isinstance(folder, SiteNodeFolder) and (data := folder.settings().data_dir):
+        inside[data] = _DATA_IN_CONTAINER
+    outward = [program for program in programs if program.name == "gateway"] or list(programs[:1])
+    ordered = [*outward, *[program for program in programs if program not in outward]]
+
+    def moved(text: str) -> str:
+        for outside, there in inside.items():
+            text = text.replace(outside, there)
+        return text
+
+    return render(
+        "compose.yaml.j2",
+        title=title,
+        version=version("lavq"),
+        home=_IN_CONTAINER,
+        data_dir=data,
+        home_data=_DATA_IN_CONTAINER,
+        port=getattr(settings, "port", 0),
+        programs=[
+            {
+                "name": program.name,
+                "command": [moved(word) for word in program.command],
+                "environment": {key: moved(value) for key, value in program.environment.items()},
+                "work": moved(str(program.folder)),
+            }
+            for program in ordered
+        ],
+    )
+
+
+def _quoted(word: str) -> str:
+    """Quote as systemd reads it."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if escaped != word or " " in word else word
