@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from lavq_core.errors import ConfigError
 
 _LEAST, _MOST = 1e-2, 1e4  # scales of noise between which the solver looks
@@ -52,7 +54,8 @@ def epsilon_of(mechanisms: Sequence[Mechanism], delta: float) -> float:
         return 0.0
     accountant = PRVAccountant()
     accountant.history = _history(mechanisms)
-    epsilon, bound = float(accountant.get_epsilon(delta)), rdp_epsilon(mechanisms, delta)
+    with np.errstate(divide="ignore"):  # at the edge of its grid, of sampled mechanisms
+        epsilon, bound = float(accountant.get_epsilon(delta)), rdp_epsilon(mechanisms, delta)
     if not math.isfinite(epsilon) or not 0.0 <= epsilon <= bound * 1.01 + 0.02:
         raise ArithmeticError(f"PRV accountant says epsilon {epsilon:.4g}, but RDP bounds it by {bound:.4g}")
     return epsilon
