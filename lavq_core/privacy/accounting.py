@@ -17,8 +17,8 @@ from lavq_core.errors import ConfigError
 
 _LEAST, _MOST = 1e-2, 1e4  # scales of noise between which the solver looks
 _TOLERANCE = 2e-3  # relative, of the noise that the solver finds; always on the private side
-_REFINEMENTS = 3
-_ELASTICITY = 0.6  # of noise to epsilon, below what it is anywhere from epsilon .1 to 20: no refinement goes too far
+_REFINEMENTS = 5
+_ELASTICITY = 0.6  # of noise to epsilon, about the least for many steps; few sampled steps overshoot, which is seen
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,16 @@ def scaled_to(mechanisms: Sequence[Mechanism], epsilon: float, delta: float) -> 
     while high / low > 1 + _TOLERANCE:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if rdp_epsilon(_scaled(mechanisms, middle), delta) > epsilon else (low, middle)
+    low, spent = 0.0, epsilon_of(_scaled(mechanisms, high), delta)
     for _ in range(_REFINEMENTS):
-        spent = epsilon_of(_scaled(mechanisms, high), delta)
-        less = high * (spent / epsilon) ** _ELASTICITY
-        if less > high / (1 + _TOLERANCE) or epsilon_of(_scaled(mechanisms, less), delta) > epsilon:
+        less = max(high * (spent / epsilon) ** _ELASTICITY, math.sqrt(low * high))
+        if less > high / (1 + _TOLERANCE):
             break
-        high = less
+        after = epsilon_of(_scaled(mechanisms, less), delta)
+        if after > epsilon:
+            low = less
+        else:
+            high, spent = less, after
     return _scaled(mechanisms, high)
 
 

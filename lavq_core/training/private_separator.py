@@ -26,7 +26,7 @@ from lavq_core.models.codebook import CodebookState
 from lavq_core.models.networks import Networks
 from lavq_core.models.prior import draw_statements
 from lavq_core.privacy.noise import poisson_sample
-from lavq_core.privacy.patient_gradients import Items, Weights, clipped_gradients, noisy_mean
+from lavq_core.privacy.patient_gradients import Items, Loss, Weights, clipped_gradients, noisy_mean
 from lavq_core.settings import Config
 from lavq_core.text.statements import named, requests
 from lavq_core.training.guided import GuidedBeats
@@ -125,19 +125,27 @@ class PrivateSeparatorTrainer:
             if len(chosen) == 0:
                 continue
             mine = part.take(chosen)
-            items = self._abnormal_items(mine) if abnormal else self._norm_items(mine)
-
-            def loss(weights: Weights, item: Items, abnormal: bool = abnormal) -> Tensor:
-                return functional_call(self.losses, dict(weights), (item, abnormal))
-
+            items = self.items(mine, abnormal)
             clip = self.config.privacy.separator_clipping_norm
-            for name, value in clipped_gradients(loss, weights, items, whose[chosen], clip).items():
+            for name, value in clipped_gradients(self.loss(abnormal), weights, items, whose[chosen], clip).items():
                 total[name] += value
         return total
 
     def keep(self) -> dict[str, Tensor]:
         """Return what the site's next round goes on from: the optimiser's moments."""
         return {f"optimiser.{key}": value for key, value in moments_of(self._optimiser).items()}
+
+    def items(self, data: GuidedBeats, abnormal: bool) -> dict[str, Tensor]:
+        """Make items of some records for ``PatientLosses``: what is drawn for each does not look at the others."""
+        return self._abnormal_items(data) if abnormal else self._norm_items(data)
+
+    def loss(self, abnormal: bool) -> Loss:
+        """Return the loss of one item by weights."""
+
+        def loss(weights: Weights, item: Items) -> Tensor:
+            return functional_call(self.losses, dict(weights), (item, abnormal))
+
+        return loss
 
     def _one_record_each(self, owner: Tensor, patients: Tensor) -> Tensor:
         """Choose one record of each patient by chance: rows."""

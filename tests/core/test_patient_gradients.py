@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from lavq_core.models.blocks import Attention, BeatStem, ReportAttention, TokenBlock, group_norm
 from lavq_core.models.detector import build_detector
