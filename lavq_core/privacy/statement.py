@@ -46,7 +46,7 @@ def _separator(config: Config, further: Sequence[Mechanism]) -> list[str]:
     what = "counts of codes, places and statements" + ("" if by_gradient else " with sums of latents")
     clip = config.privacy.separator_clipping_norm
     steps_said = _said(steps, f"gradient sums of {networks} clipped to {clip:g} a patient")
-    return [f"{steps_said} at {_sampling(steps)}", _said(counts, what)]
+    return [f"{steps_said} with {_sampling(steps)}", _said(counts, what)]
 
 
 def _said(mechanism: Mechanism, what: str) -> str:
