@@ -32,7 +32,7 @@ def privacy_statement(config: Config) -> str:
         f"{_said(centre, 'the sum of their descriptions')}, "
         f"{_said(detector, f'gradient sums of the detector clipped to {privacy.clipping_norm:g} a patient')}"
         f"{''.join(f', {said}' for said in _separator(config, further))}; "
-        f"{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
+        f"{'elsewhere ' if further else ''}{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
     )
 
 

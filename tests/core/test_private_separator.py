@@ -300,6 +300,7 @@ def test_the_statement_names_the_new_releases(config: Config) -> None:
     said = privacy_statement(config)
     assert "4 gradient sums of separator, editor, prior network and codebook clipped to 0.05 a patient" in said
     assert "with every patient in every step, no sampling" in said
+    assert "; elsewhere every patient in every step, no sampling; PRV" in said
     assert "2 counts of codes, places and statements (noise multiplier" in said
     assert "with sums of latents" in privacy_statement(with_sums(config))
 
