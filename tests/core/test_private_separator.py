@@ -16,7 +16,7 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import statement_classes
 from lavq_core.errors import ConfigError
 from lavq_core.models.beat_judge import BeatJudge
-from lavq_core.models.codebook import code_statistics, initial_codebook, quantise, revive_dead_codes
+from lavq_core.models.codebook import code_statistics, initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens, make_networks
@@ -396,17 +396,6 @@ def test_what_no_mechanism_released_is_caught_at_the_door(
         parts["codebook"]["requests"] = class_weights(data.y).T @ data.statements
     with pytest.raises(LeavingRefused, match="comes from no mechanism"):
         leave(parts, ledger, config)
-
-
-def test_revival_looks_at_released_statistics_alone(played: tuple[SiteUpdate, Ledger]) -> None:
-    """The server splits a popular code: whoever has the released numbers can compute the revived code."""
-    state = {**played[0].statistics, "codes": torch.nn.functional.normalize(played[0].statistics["sums"], dim=-1)}
-    state["counts"] = state["counts"].clone()
-    state["counts"][0] = 0.0
-    first, second = copy.deepcopy(state), copy.deepcopy(state)
-    revive_dead_codes(first)
-    revive_dead_codes(second)
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_before_its_first_round_the_separator_releases_nothing(site: SiteData, tmp_path: Path) -> None:
