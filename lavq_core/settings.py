@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 SCHEDULES = ("cosine", "linear", "constant")  # of the detector's learning rate after its warm-up
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 ROBUST = ("multikrum", "trimmedmean")  # strategies that withstand bad sites
+PRIVATE_CODEBOOKS = ("gradient", "sums")  # how codes are learned where training is private
 DETECTORS = ("resnet", "features")
 STRATEGIES = ("fedavg", "fedprox", "fedadam", *ROBUST)
 
@@ -60,7 +61,7 @@ class CodebookConfig:
     size: int = 128  # number of codes K
     dim: int = 32  # width of a code D
     decay: float = 0.5  # what the running statistics keep per round when the sites' sums are added
-    ema: float = 0.99  # moving average of the codes during a site's local steps
+    ema: float = 0.99  # moving average of the codes during a site's local steps; 0 where training is private
 
 
 @dataclass
@@ -213,6 +214,10 @@ class PrivacyConfig:
     epsilon: float = 0.0  # what a training may cost; 0: nothing is private, and no epsilon is claimed
     delta: float = 1e-5  # a site of more than 1 / (10 delta) training patients refuses
     clipping_norm: float = 0.5  # C, the longest contribution of a patient to a step
+    separator_share: float = 0.5  # of what is the detector's, if separator and codebook train as well: their part
+    separator_rate: float = 0.1  # chance that a patient takes part in a step of the separator
+    separator_clipping_norm: float = 1.0  # C of its steps
+    codebook: str = "gradient"  # codes are learned by gradient in the same clip, or by private sums of latents (sums)
     epsilon_max: float = 0.0  # a simulated site's limit over all its runs; 0: epsilon. A real one's is in its policy
 
 

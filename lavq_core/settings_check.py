@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from operator import attrgetter
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
-from lavq_core.settings import DETECTORS, ROBUST, SCHEDULES, SHAREABLE, STRATEGIES, Config
+from lavq_core.settings import DETECTORS, PRIVATE_CODEBOOKS, ROBUST, SCHEDULES, SHAREABLE, STRATEGIES, Config
 from lavq_core.signals.beats import frame_length
 
 _AT_LEAST_ONE = (
@@ -14,6 +15,8 @@ _AT_LEAST_ONE = (
     "detector.width", "detector.blocks", "detector.kernel", "detector_training.batch",
     "federation.rounds", "federation.sites", "personal.twins", "personal.batch",
 )  # fmt: skip
+NOT_PRIVATE = ("identity", "usage", "wrong_report", "adversarial", "statements")
+"""Losses of the separator that are none of one patient alone, see ``lavq_core.training.separator_losses``."""
 
 
 def check(config: Config) -> None:
@@ -144,7 +147,7 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
             "federation.average_moments is for AdamW, which detector.kind=features does not use",
         ),
         (
-            features and config.separator_training.steps > 0,
+            features and not on and config.separator_training.steps > 0,
             "detector.kind=features gives the separator no gradient to learn from: set separator_training.steps=0",
         ),
         (not 0.0 <= training.momentum < 1.0, "detector_training.momentum must lie between 0 and below 1"),
@@ -156,11 +159,15 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
             "privacy.epsilon needs detector.kind=features: a resnet's gradients are not clipped per patient in this "
             "version (privacy=eps8, eps3 or eps1 sets what belongs together)",
         ),
+        (not 0.0 < privacy.separator_share < 1.0, "privacy.separator_share must lie between 0 and 1"),
+        (not 0.0 < privacy.separator_rate <= 1.0, "privacy.separator_rate must lie above 0 and up to 1"),
+        (privacy.separator_clipping_norm <= 0, "privacy.separator_clipping_norm must be positive"),
         (
-            on and config.separator_training.steps > 0,
-            "privacy.epsilon needs separator_training.steps=0: this version's codebook statistics and networks are not "
-            "private, so they must not be trained",
+            privacy.codebook not in PRIVATE_CODEBOOKS,
+            f"privacy.codebook must be one of {', '.join(PRIVATE_CODEBOOKS)}: a moving average of latents, or codes "
+            "copied from them, would publish patients",
         ),
+        *_private_separator(config),
         (
             on and config.federation.strategy == "fedprox",
             "federation.strategy=fedprox is not for detector.kind=features",
@@ -168,5 +175,24 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
         (
             on and config.audit.enabled,
             "audit.enabled=false is needed with privacy.epsilon: the shadow audit trains no private detectors yet",
+        ),
+    ]
+
+
+def _private_separator(config: Config) -> list[tuple[bool, str]]:
+    """What of the separator's training touches several patients at once or is fed by data: ``(is it, message)``."""
+    on = config.privacy.epsilon > 0 and config.separator_training.steps > 0
+    coupled = [name for name in NOT_PRIVATE if asdict(config.separator_training.loss)[name] > 0]
+    return [
+        (
+            on and bool(coupled),
+            "privacy.epsilon needs "
+            + " and ".join(f"separator_training.loss.{name}=0" for name in coupled)
+            + ": these losses compare the patients of a batch, or learn from an opponent that is not private",
+        ),
+        (
+            on and config.codebook.ema > 0,
+            "privacy.epsilon needs codebook.ema=0: a moving average of the codes is fed by latents without noise "
+            "(privacy.codebook says how codes are learned instead)",
         ),
     ]

@@ -90,8 +90,16 @@ class PriorNetwork(nn.Module):
             symbols: ``(B, N)`` int64, codes or ``K``.
             generator: of the device.
         """
+        return self.loss_where(covariates, memory, mask, symbols, self.draw_hidden(symbols, generator))
+
+    @staticmethod
+    def draw_hidden(symbols: Tensor, generator: torch.Generator) -> Tensor:
+        """Choose a random share of the symbols ``(B, N)`` of each beat: bool ``(B, N)``."""
         share = torch.rand(len(symbols), 1, generator=generator, device=symbols.device).clamp_min(_FEWEST_HIDDEN)
-        hide = torch.rand(symbols.shape, generator=generator, device=symbols.device) < share  # (B, N)
+        return torch.rand(symbols.shape, generator=generator, device=symbols.device) < share
+
+    def loss_where(self, covariates: Tensor, memory: Tensor, mask: Tensor, symbols: Tensor, hide: Tensor) -> Tensor:
+        """Score the symbols that are hidden by ``hide (B, N)`` bool; else as ``loss``."""
         logits = self(covariates, memory, mask, symbols.masked_fill(hide, self.hidden)).float()
         loss = F.cross_entropy(logits.transpose(1, 2), symbols, reduction="none")  # (B, N)
         return (loss * hide).sum() / hide.sum().clamp_min(1)

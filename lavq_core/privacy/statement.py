@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lavq_core.privacy.accounting import Mechanism
 from lavq_core.privacy.plan import make_plan, planned_epsilon
 from lavq_core.settings import Config
@@ -23,14 +25,28 @@ def privacy_statement(config: Config) -> str:
         return OFF
     rounds, privacy = config.federation.rounds, config.privacy
     plan, epsilon = make_plan(config, rounds), planned_epsilon(config, rounds)
-    size, centre, detector = plan.whole()
+    size, centre, detector, *further = plan.whole()
     return (
         f"({epsilon:.2f}, {privacy.delta:g})-differentially private, add or remove one patient of a site, for every "
         f"site and over all {rounds} rounds; releases: {_said(size, 'the number of patients')}, "
         f"{_said(centre, 'the sum of their descriptions')}, "
-        f"{_said(detector, f'gradient sums of the detector clipped to {privacy.clipping_norm:g} a patient')}; "
-        f"{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
+        f"{_said(detector, f'gradient sums of the detector clipped to {privacy.clipping_norm:g} a patient')}"
+        f"{''.join(f', {said}' for said in _separator(config, further))}; "
+        f"{'elsewhere ' if further else ''}{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
     )
+
+
+def _separator(config: Config, further: Sequence[Mechanism]) -> list[str]:
+    """Say what training the separator releases; nothing where it does not train."""
+    if not further:
+        return []
+    steps, counts = further
+    by_gradient = config.privacy.codebook == "gradient"
+    networks = f"separator, editor, prior network{' and codebook' if by_gradient else ''}"
+    what = "counts of codes, places and statements" + ("" if by_gradient else " with sums of latents")
+    clip = config.privacy.separator_clipping_norm
+    steps_said = _said(steps, f"gradient sums of {networks} clipped to {clip:g} a patient")
+    return [f"{steps_said} with {_sampling(steps)}", _said(counts, what)]
 
 
 def _said(mechanism: Mechanism, what: str) -> str:

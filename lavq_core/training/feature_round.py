@@ -6,7 +6,7 @@ released is in the ledger, on the disk, before anything of it is returned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lavq_core.errors import ConfigError, DataError
 from lavq_core.models.feature_detector import FeatureDetector
-from lavq_core.privacy.guard import digests
+from lavq_core.privacy.guard import Parts, digests
 from lavq_core.privacy.ledger import Entry, Ledger
-from lavq_core.privacy.plan import make_plan
+from lavq_core.privacy.plan import Plan, make_plan
 from lavq_core.settings import Config
 from lavq_core.training.head_training import PatientItems, released_centre, released_size, train_head
 from lavq_core.training.local_steps import Round
@@ -31,8 +31,17 @@ class FeatureUpdate:
     loss: float  # stays on site; NaN in round 1
 
 
+Further = Callable[[Plan, float], Parts]
+"""Whatever else a private round releases: by plan and released size, what leaves."""
+
+
 def feature_round(
-    model: FeatureDetector, items: PatientItems, config: Config, place: Round, ledger: Ledger | None
+    model: FeatureDetector,
+    items: PatientItems,
+    config: Config,
+    place: Round,
+    ledger: Ledger | None,
+    further: Further | None = None,
 ) -> FeatureUpdate:
     """Train one round in place.
 
@@ -42,6 +51,7 @@ def feature_round(
         config: ``detector_training`` and ``privacy``.
         place: which round and site.
         ledger: the site's; None where training is not private.
+        further: releases whose mechanisms the plan has for this round; they are in the same entry.
 
     Raises:
         ConfigError: training is private and there is no ledger.
@@ -60,8 +70,9 @@ def feature_round(
     ledger.require(mechanisms)
     size = sizes[0] if sizes else released_size(items, plan.size.noise_multiplier)
     noise = (plan.centre if place.number == 1 else plan.detector).noise_multiplier
+    others = further(plan, size) if further else {}
     update = _released(model, items, config, place, size, noise)
-    outputs = digests({"detector": update.detector})
+    outputs = digests({"detector": update.detector, **others})
     ledger.write(Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size}))
     return update
 

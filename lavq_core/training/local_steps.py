@@ -46,6 +46,11 @@ class Round:
         return Stretch((self.number - 1) / self.rounds, self.number / self.rounds)
 
 
+def rounds_before(share: float, rounds: int) -> int:
+    """Rounds that pass before something starts, for a share of all: 3 of 12 for .25, none of 2."""
+    return int(share * rounds)
+
+
 def steps_in_round(config: DetectorTrainingConfig, records: int) -> int:
     """Count the steps that a site of so many records takes."""
     return config.steps or int(config.epochs) * math.ceil(records / config.batch)

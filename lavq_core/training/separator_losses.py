@@ -85,7 +85,7 @@ def _coding_losses(seen: Pass, networks: Networks, codes: Tensor, weight: Separa
     latents = seen.found.latents.float()
     return {
         "reconstruction": weight.reconstruction * relative_error(seen.recomposed, seen.sick.x),
-        "closure": weight.closure * _gated_mean(wrong, seen.opened),
+        "closure": weight.closure * gated_mean(wrong, seen.opened),
         "usage": weight.usage * usage_loss(latents, codes, seen.opened),
         "commitment": weight.commitment * commitment_loss(latents, codes, seen.opened),
     }
@@ -99,8 +99,8 @@ def _twin_losses(seen: Pass, networks: Networks, weight: SeparatorLossConfig) ->
     return {
         "cycle": weight.cycle * relative_error(seen.again, healthy.x),
         "identity": weight.identity * identity_loss(seen.twin, healthy.x),
-        "gate_cycle": weight.gate_cycle * _surprise(found.probability.float(), gate),
-        "code_cycle": weight.code_cycle * _gated_mean(1.0 - similarity, gate),
+        "gate_cycle": weight.gate_cycle * surprise(found.probability.float(), gate),
+        "code_cycle": weight.code_cycle * gated_mean(1.0 - similarity, gate),
     }
 
 
@@ -149,7 +149,7 @@ def _report_losses(seen: Pass, networks: Networks, weight: SeparatorLossConfig) 
     sick, other = seen.sick, torch.arange(len(seen.sick), device=seen.sick.x.device).roll(1)
     swapped = networks.separator(sick.x, sick.covariates, sick.valid, sick.memory[other], sick.mask[other])
     foreign = ((sick.y * sick.y[other]).sum(1, keepdim=True) == 0).float()  # (B, 1)
-    return {"wrong_report": weight.wrong_report * _gated_mean(swapped.probability, seen.opened * foreign)}
+    return {"wrong_report": weight.wrong_report * gated_mean(swapped.probability, seen.opened * foreign)}
 
 
 def identity_loss(twins: Tensor, patients: Tensor) -> Tensor:
@@ -173,11 +173,12 @@ def _relative_square(error: Tensor, signal: Tensor, smallest: float) -> Tensor:
     return (error.square().sum((1, 2)) / signal.square().sum((1, 2)).clamp_min(smallest)).mean()
 
 
-def _surprise(probability: Tensor, gate: Tensor) -> Tensor:
-    """Mean binary cross-entropy, written out: PyTorch's own is refused under mixed precision."""
+def surprise(probability: Tensor, gate: Tensor) -> Tensor:
+    """Mean binary cross-entropy of probabilities, written out: PyTorch's own is refused under mixed precision."""
     p = probability.clamp(1e-6, 1.0 - 1e-6)
     return -(gate * p.log() + (1.0 - gate) * (1.0 - p).log()).mean()
 
 
-def _gated_mean(value: Tensor, gate: Tensor) -> Tensor:
+def gated_mean(value: Tensor, gate: Tensor) -> Tensor:
+    """Mean of ``value`` where the gate is open; 0 where it is shut everywhere."""
     return (value * gate).sum() / gate.sum().clamp_min(1.0)

@@ -32,11 +32,18 @@ from lavq_core.training.opponents import Opponents, moments_of, restore_moments
 from lavq_core.training.separator_losses import Pass, losses_of
 
 _REVIVE_EVERY = 10  # steps
-_CONTENT_NOISE = 0.05  # mV, hides from the content what the codes should carry
+CONTENT_NOISE = 0.05  # mV, hides from the content what the codes should carry
 _LEFT_OUT = 0.3  # chance that the prior network is not told one of a record's statements
 _WARMUP = 50  # steps over which the learning rate rises
 _LAST_RATE = 0.05  # of the peak, that the learning rate falls to
 _CLASS_BALANCE = torch.tensor([0.0, 1.0, 1.0, 1.3, 1.6])  # how often each superclass is drawn, rarer ones more
+
+
+def scheduled_rate(peak: float, done: int, total: int) -> float:
+    """Learning rate of the step after ``done`` of ``total``: a short rise, then a cosine."""
+    progress = min(1.0, done / total)
+    cosine = _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * cosine * min(1.0, (done + 1) / _WARMUP)
 
 
 class SeparatorTrainer:
@@ -143,7 +150,7 @@ class SeparatorTrainer:
         nothing = separator(healthy.x, healthy.covariates, healthy.valid, healthy.memory, healthy.mask)
         quantised, indices = quantise(found.latents.float(), self.codes)
         healed = editor(sick.x, sick.covariates, found.gate, None)
-        content = healed + _CONTENT_NOISE * self._noise(healed)
+        content = healed + CONTENT_NOISE * self._noise(healed)
         recomposed = healed + editor.change(content, sick.covariates, found.gate, quantised)
         gate = found.gate * healthy.valid
         twin = editor(healthy.x, healthy.covariates, gate, quantised)
@@ -159,10 +166,8 @@ class SeparatorTrainer:
         return torch.randn(like.shape, generator=self._on_device, device=self.device)
 
     def _set_rate(self) -> None:
-        progress = min(1.0, self._done / self._total)
-        cosine = _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * progress))
         for group in self._optimiser.param_groups:
-            group["lr"] = self.config.separator_training.lr * cosine * min(1.0, (self._done + 1) / _WARMUP)
+            group["lr"] = scheduled_rate(self.config.separator_training.lr, self._done, self._total)
 
     def _train_opponents(self, seen: Pass) -> dict[str, Tensor]:
         if self._opponent is None:

@@ -87,6 +87,13 @@ class SiteData:
         return self.guided(self.train_positions)
 
     @cached_property
+    def beat_owners(self) -> torch.Tensor:
+        """Patients of ``beats``, ``(n,)`` int64, numbered from 0."""
+        rows = self.rows(self.with_beats(self.train_positions))
+        _, owner = np.unique(rows["patient_id"].to_numpy(), return_inverse=True)
+        return torch.from_numpy(owner.astype(np.int64))
+
+    @cached_property
     def healthy(self) -> Patients:
         """NORM-only training records whose beats were found: whom twins are made of."""
         return self.patients(self.train_positions[self.database.norm_only()[self.train_positions]])

@@ -20,19 +20,23 @@ from pathlib import Path
 import torch
 
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.errors import DataError
+from lavq_core.errors import ConfigError, DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
+from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import StateDict, load_start, save_private, shared_detector
 from lavq_core.models.twins import request_twins
+from lavq_core.privacy.guard import Parts
 from lavq_core.privacy.ledger import Ledger
+from lavq_core.privacy.plan import Plan
 from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.device import pick_device
 from lavq_core.training.feature_round import feature_round
-from lavq_core.training.local_steps import Round, train_in_round
+from lavq_core.training.local_steps import Round, rounds_before, train_in_round
+from lavq_core.training.private_round import SeparatorRelease, separator_round
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
 
@@ -81,6 +85,9 @@ def train_round(
     networks, kept = load_start(config, private_model, before=number)
     networks.to(device).take_over(shared.networks)
     model = shared_detector(config, shared.detector).to(device)
+    if config.privacy.epsilon > 0:
+        place = Round(site.name, number, rounds)
+        return _private_round(site, private_model, shared, networks, kept, model, place, generator, ledger)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
 
     steps, before = config.separator_training.steps, rounds_before(config.separator_training.after, rounds)
@@ -121,6 +128,39 @@ def train_round(
     return SiteUpdate(_on_cpu(model.state_dict()), leaving, moments, statistics, len(real), measured)
 
 
+def _private_round(
+    site: SiteData,
+    private_model: Path,
+    shared: SharedState,
+    networks: Networks,
+    kept: StateDict,
+    model: Detector,
+    place: Round,
+    generator: torch.Generator,
+    ledger: Ledger | None,
+) -> SiteUpdate:
+    """Train one round privately: separator, codebook and detector, in one entry of the ledger.
+
+    Twins are not trained on: a detector of fixed features sees records alone.
+    """
+    if not isinstance(model, FeatureDetector):
+        raise ConfigError("privacy.epsilon needs detector.kind=features")
+    networks, model, judge = networks.cpu(), model.cpu(), copy.deepcopy(model).cpu()
+    released: list[SeparatorRelease] = []
+
+    def separator(plan: Plan, size: float) -> Parts:
+        released.append(separator_round(site, networks, shared.codebook, judge, plan, size, place, kept, generator))
+        # What no mechanism made is not entered: the guard then lets it pass only where everybody knows it.
+        return released[0].parts() if plan.separator_in(place.number) else {}
+
+    update = feature_round(model, site.described, site.config, place, ledger, separator)
+    done = released[0]
+    save_private(private_model, networks, place.number, done.kept)
+    measured = {"detector_loss": update.loss, "twins": 0.0}
+    examples = max(1, round(update.size))
+    return SiteUpdate(dict(update.detector), dict(done.networks), {}, done.statistics, examples, measured)
+
+
 def training_twins(
     site: SiteData, networks: Networks, codes: torch.Tensor, known: torch.Tensor, generator: torch.Generator
 ) -> LabelledEcgs | None:
@@ -143,11 +183,6 @@ def training_twins(
     made = request_twins(networks, codes, patients.take(rows), wanted, config, config.twins.strength, generator)
     y = torch.nn.functional.one_hot(classes, len(SUPERCLASSES)).float()
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
-
-
-def rounds_before(share: float, rounds: int) -> int:
-    """Rounds that pass before something starts, for a share of all: 3 of 12 for .25, none of 2."""
-    return int(share * rounds)
 
 
 def _round_seed(seed: int, site: str, number: int) -> int:

@@ -18,7 +18,7 @@ from client.site import open_site
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
-from lavq_core.training import feature_round, site_round
+from lavq_core.training import feature_round, private_round
 from server.validation import ReplyChecker, read_evaluation
 
 Make = Callable[..., Any]
@@ -155,14 +155,14 @@ def test_a_delta_too_large_for_the_number_of_patients_is_refused(hospital: Make)
 def test_a_statistic_that_somebody_forgot_is_kept_in(
     site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    real = site_round.no_statistics
+    real = private_round.no_statistics
 
     def leaky(*args: Any) -> dict[str, torch.Tensor]:
         found = real(*args)
         found[part].flatten()[0] = 1.0
         return found
 
-    monkeypatch.setattr(site_round, "no_statistics", leaky)
+    monkeypatch.setattr(private_round, "no_statistics", leaky)
     assert refusal(site.train()) == "LeavingRefused"
     failures = [event for event in read_events(folder.events) if event["event"] == "failed"]
     assert f"codebook/{part}" in failures[-1]["traceback"]

@@ -256,7 +256,8 @@ def test_a_privacy_preset_sets_all_that_belongs_together(epsilon: int) -> None:
     ("override", "reason"),
     [
         ("detector.kind=resnet", "clipped per patient"),
-        ("separator_training.steps=5", "separator_training.steps=0"),
+        ("separator_training.steps=5 codebook.ema=.9", "codebook.ema=0"),
+        ("separator_training.steps=5 separator_training.loss.identity=.1", "loss.identity=0"),
         ("audit.enabled=true", "audit.enabled=false"),
         ("federation.rounds=1", "federation.rounds=2"),
         ("privacy.delta=0", "privacy.delta"),
@@ -267,7 +268,7 @@ def test_a_privacy_preset_sets_all_that_belongs_together(epsilon: int) -> None:
 )
 def test_what_would_leave_unnoised_is_refused(override: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        compose(["privacy=eps8", override])
+        compose(["privacy=eps8", *override.split()])
 
 
 def test_an_unknown_privacy_preset_names_those_that_exist() -> None:

@@ -1,0 +1,44 @@
+"""What a features detector says of a median beat alone, with a gradient: the judge of edits in private training.
+
+A detector of fixed features gives no gradient, as its description is no function of PyTorch's. But the first part of
+the description is the median beat itself, squashed, and edits are made of median beats. So the judge reads that part
+and knows nothing of the others, which stay at the federation's mean. It holds no weights of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lavq_core.models.feature_detector import FeatureDetector
+
+_BEAT_SCALE = 0.5  # mV, as in ``lavq_core.signals.description``
+_SAMPLES = 96  # of a beat in the description
+
+
+class BeatJudge(nn.Module):
+    """Scores median beats by the head of a features detector.
+
+    Args:
+        detector: as broadcast; it is not changed.
+    """
+
+    centre: Tensor
+    head: Tensor
+
+    def __init__(self, detector: FeatureDetector) -> None:
+        super().__init__()
+        self.register_buffer("head", detector.head.weight.detach().clone())
+        self.register_buffer("centre", detector.centre.clone())
+        self._standard = FeatureDetector(detector.sampling_rate).standard  # around a centre of 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map median beats ``(B, 8, W)`` in mV to logits ``(B, 5)``."""
+        beat = torch.tanh(x.unflatten(-1, (_SAMPLES, -1)).mean(-1) / _BEAT_SCALE).flatten(1)  # (B, 768)
+        beat = beat / math.sqrt(beat.shape[1])
+        rest = self.centre.new_zeros(self.centre.shape[0] - beat.shape[1]).expand(len(beat), -1)
+        apart = torch.cat([beat - self.centre[: beat.shape[1]], rest], dim=1)
+        return F.linear(self._standard(apart), self.head)
