@@ -146,7 +146,7 @@ SAMPLES = read_record(RECORDS / NAMES[0]).signal
         ({"samples": SAMPLES[:, :500].ravel()}, "5 s long, expected 10 s"),
         ({"sampling_rate": 500}, "sampled at 500 Hz, expected 100 Hz"),
         ({"sampling_rate": float("nan")}, "expected 100 Hz"),
-        ({"unit": "volts"}, "in 'volts': give it in mV, uV or V"),
+        ({"unit": "volts"}, "in 'volts': give it in mV, uV, nV or V"),
         ({"unit": "V"}, "rejected"),
         ({"leads": LEADS[:11], "samples": SAMPLES[:11].ravel()}, "lacks lead V6"),
         ({"leads": ["I"] * 12}, "two leads named I"),

@@ -13,6 +13,7 @@ from lavq_core.config import compose, load_config
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.networks import make_networks
+from lavq_core.privacy.statement import OFF
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
@@ -40,6 +41,7 @@ def test_a_run_leaves_config_log_checkpoint_and_model(tmp_path: Path, client_app
     parts, about = load_artefact(run.model)
     assert about == {
         "classes": ["NORM", "MI", "STTC", "CD", "HYP"],
+        "privacy": OFF,
         "round": 1,
         "rounds": 1,
         "sampling_rate": 100,
