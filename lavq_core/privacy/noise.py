@@ -19,6 +19,15 @@ def _generator() -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
 
 
+def secret_generator() -> torch.Generator:
+    """Make a CPU generator for a private training's other draws: which record, what is masked, what a twin is asked.
+
+    From a known seed they would be a function of who takes part, so that one patient more would change what is drawn
+    for all the others. Unknown, they are independent from patient to patient, and each bounds only its own.
+    """
+    return torch.Generator().manual_seed(secrets.randbits(63))
+
+
 def gaussian(shape: tuple[int, ...], std: float) -> Tensor:
     """Draw independent normal noise of standard deviation ``std``: float64 on the CPU."""
     drawn = _generator().standard_normal((_SUMMANDS, *shape)).sum(axis=0) / np.sqrt(_SUMMANDS)

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lavq_core.models.beat_judge import BeatJudge
 from lavq_core.models.codebook import CodebookState, no_statistics
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
+from lavq_core.privacy.noise import secret_generator
 from lavq_core.privacy.plan import Plan
 from lavq_core.training.local_steps import Round
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
@@ -43,7 +43,6 @@ def separator_round(
     size: float,
     place: Round,
     kept: Mapping[str, Tensor],
-    generator: torch.Generator,
 ) -> SeparatorRelease:
     """Train one round in place; a round in which the plan has no separator changes and releases nothing.
 
@@ -56,7 +55,6 @@ def separator_round(
         size: released number of patients.
         place: which round.
         kept: from the site's last round.
-        generator: CPU generator.
     """
     config, own = site.config, plan.separator_in(place.number)
     if own is None:
@@ -68,7 +66,7 @@ def separator_round(
         codebook,
         BeatJudge(copy.deepcopy(detector)) if place.number > 1 else None,
         config,
-        generator,
+        secret_generator(),
         own.steps.noise_multiplier,
         size,
         total=(place.rounds - before) * steps,

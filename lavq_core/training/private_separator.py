@@ -45,7 +45,7 @@ class PrivateSeparatorTrainer:
         codebook: the server's state; it is not changed.
         judge: see ``PatientLosses``.
         config: the run's.
-        generator: CPU generator of all that needs no privacy: which record of a patient, requests, hidden symbols.
+        generator: of ``privacy.noise.secret_generator``, for which record of a patient, requests, hidden symbols.
         noise_multiplier: standard deviation of a step's noise over C.
         size: released number of patients.
         total: steps of the whole training, for the learning rate.

@@ -87,7 +87,7 @@ def train_round(
     model = shared_detector(config, shared.detector).to(device)
     if config.privacy.epsilon > 0:
         place = Round(site.name, number, rounds)
-        return _private_round(site, private_model, shared, networks, kept, model, place, generator, ledger)
+        return _private_round(site, private_model, shared, networks, kept, model, place, ledger)
     judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
 
     steps, before = config.separator_training.steps, rounds_before(config.separator_training.after, rounds)
@@ -136,7 +136,6 @@ def _private_round(
     kept: StateDict,
     model: Detector,
     place: Round,
-    generator: torch.Generator,
     ledger: Ledger | None,
 ) -> SiteUpdate:
     """Train one round privately: separator, codebook and detector, in one entry of the ledger.
@@ -149,7 +148,7 @@ def _private_round(
     released: list[SeparatorRelease] = []
 
     def separator(plan: Plan, size: float) -> Parts:
-        released.append(separator_round(site, networks, shared.codebook, judge, plan, size, place, kept, generator))
+        released.append(separator_round(site, networks, shared.codebook, judge, plan, size, place, kept))
         # What no mechanism made is not entered: the guard then lets it pass only where everybody knows it.
         return released[0].parts() if plan.separator_in(place.number) else {}
 

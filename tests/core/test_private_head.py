@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lavq_core.models.feature_detector import NORM, FeatureDetector
 from lavq_core.privacy import noise
 from lavq_core.privacy.clipping import clipped_sum, item_weights, release
-from lavq_core.privacy.noise import gaussian, poisson_sample
+from lavq_core.privacy.noise import gaussian, poisson_sample, secret_generator
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.signals.description import SIZE
 from lavq_core.training import head_training
@@ -193,6 +193,11 @@ def test_no_seed_makes_noise_repeat() -> None:
     assert not torch.equal(first, gaussian((64,), 1.0))
 
 
+def test_nobody_knows_the_seed_of_the_other_draws() -> None:
+    torch.manual_seed(0)
+    assert len({secret_generator().initial_seed() for _ in range(8)}) == 8
+
+
 def _draw(_: int) -> list[float]:
     return gaussian((8,), 1.0).tolist()
 
@@ -208,7 +213,7 @@ def test_two_processes_never_draw_the_same_noise() -> None:
 def test_nothing_in_the_noise_module_takes_a_seed() -> None:
     import inspect
 
-    for function in (gaussian, poisson_sample, noise._generator):
+    for function in (gaussian, poisson_sample, secret_generator, noise._generator):
         assert not {"seed", "generator"} & set(inspect.signature(function).parameters)
 
 

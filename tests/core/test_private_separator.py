@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lavq_core.privacy.plan import make_plan
 from lavq_core.privacy.statement import privacy_statement
 from lavq_core.settings import Config
 from lavq_core.settings_check import NOT_PRIVATE, check
+from lavq_core.training import private_round
 from lavq_core.training.guided import GuidedBeats, class_weights
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
 from lavq_core.training.private_statistics import contributions, private_statistics
@@ -373,6 +375,23 @@ def test_a_round_trained_twice_draws_other_noise(
     again, _ = play(site, tmp_path, 2)
     assert not torch.equal(again.networks["editor.null"], played[0].networks["editor.null"])
     assert not torch.equal(again.statistics["counts"], played[0].statistics["counts"])
+
+
+def test_no_draw_of_a_private_round_follows_from_the_runs_seed(
+    site: SiteData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn from a known seed, one patient more would shift what is drawn for all the others."""
+    seeds: list[int] = []
+    real = private_round.PrivateSeparatorTrainer
+
+    def watched(*args: Any, **more: Any) -> Any:
+        seeds.extend(value.initial_seed() for value in args if isinstance(value, torch.Generator))
+        return real(*args, **more)
+
+    monkeypatch.setattr(private_round, "PrivateSeparatorTrainer", watched)
+    for name in ("a", "b"):
+        play(site, tmp_path / name, 2)
+    assert len(seeds) == len(set(seeds)) == 2
 
 
 @pytest.mark.parametrize("leak", ["moving average", "copied latent", "another network", "class counts"])
