@@ -1,6 +1,6 @@
 """A whole deployment with real processes: server, gateway and three sites on the loopback interface, with mTLS.
 
-The first test runs always; the faults take a quarter of an hour and need ``LAVQ_LONG=1``. What is expected of each is
+They take minutes (the first) to a quarter of an hour (the faults) and need ``LAVQ_LONG=1``. What is expected of each is
 said in ``server/deployment/README.md``.
 """
 
@@ -43,10 +43,12 @@ from server.flower_adapter import app_digest
 from simulations.inprocess import run_in_process
 from simulations.shares import write_shares
 
-pytestmark = pytest.mark.slow
-long = pytest.mark.skipif(
-    not os.environ.get("LAVQ_LONG"), reason="faults with real processes take a quarter of an hour: set LAVQ_LONG=1"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("LAVQ_LONG"), reason="DEPLOYMENT WAS NOT TESTED WITH REAL PROCESSES: set LAVQ_LONG=1"
+    ),
+]
 
 SAMPLE = CHECKOUT / "simulations" / "sample"
 SITES = ["site-0", "site-1", "rest"]
@@ -195,7 +197,6 @@ def client_app(federation: Deployment, site: str) -> psutil.Process | None:
     return None
 
 
-@long
 def test_a_killed_client_app_costs_its_site_an_answer_and_the_round_goes_on(federation: Deployment) -> None:
     begun = begin(federation, "app-killed", "federation.rounds=2", "federation.retries=1")
     until(seen(begun[1], "round-started"))
@@ -207,7 +208,6 @@ def test_a_killed_client_app_costs_its_site_an_answer_and_the_round_goes_on(fede
     assert [e["sites"] for e in events if e["event"] == "round-finished"] == [3, 3]
 
 
-@long
 def test_a_killed_supernode_is_started_again_until_it_is_let_in(federation: Deployment) -> None:
     starts = {row.name: row.starts for row in status(federation)}
     os.kill(pid_of(federation, "supernode-site-0"), signal.SIGKILL)
@@ -218,7 +218,6 @@ def test_a_killed_supernode_is_started_again_until_it_is_let_in(federation: Depl
     assert read_events(run.events)[-2]["sites"] == 3
 
 
-@long
 def test_a_superlink_that_is_back_soon_costs_nothing(federation: Deployment) -> None:
     begun = begin(federation, "link-killed", "federation.rounds=2")
     until(seen(begun[1], "round-started"))
@@ -227,7 +226,6 @@ def test_a_superlink_that_is_back_soon_costs_nothing(federation: Deployment) -> 
     assert [e["sites"] for e in read_events(run.events) if e["event"] == "round-finished"] == [3, 3]
 
 
-@long
 def test_a_run_goes_on_from_its_checkpoint_after_a_long_outage(federation: Deployment, tmp_path: Path) -> None:
     begun = begin(federation, "outage", "federation.rounds=2", "federation.round_timeout=300")
     until(seen(begun[1], "round-finished"))
@@ -255,7 +253,6 @@ def server_apps(federation: Deployment) -> list[psutil.Process]:
     return [p for p in (state.processes() if state else []) if any("flwr-serverapp" in word for word in p.cmdline())]
 
 
-@long
 def test_a_foreign_app_is_refused_before_any_of_it_runs(federation: Deployment, tmp_path: Path) -> None:
     foreign, stolen = tmp_path / "foreign", tmp_path / "stolen"
     shutil.copytree(CHECKOUT, foreign, ignore=shutil.ignore_patterns(".git", "tests", ".*cache", "results"))
@@ -272,7 +269,6 @@ def test_a_foreign_app_is_refused_before_any_of_it_runs(federation: Deployment, 
     assert statuses == {"failed: PolicyError"}
 
 
-@long
 def test_what_a_site_raises_reaches_the_server_as_its_class_alone(federation: Deployment) -> None:
     node = federation.site("site-1")
     ward = Path(node.settings().data_dir)
@@ -289,7 +285,6 @@ def test_what_a_site_raises_reaches_the_server_as_its_class_alone(federation: De
         assert b"Jane Doe" not in (federation.logs / f"{name}.log").read_bytes()
 
 
-@long
 def test_a_site_that_cannot_write_sends_nothing(federation: Deployment) -> None:
     log = SiteFolder(federation.site("rest").state).events
     log.rename(log.with_suffix(".kept"))
@@ -304,7 +299,6 @@ def test_a_site_that_cannot_write_sends_nothing(federation: Deployment) -> None:
     assert read_events(run.events)[-2]["sites"] == 2
 
 
-@long
 def test_a_node_with_an_unregistered_key_does_not_come_in_and_the_others_go_on(
     federation: Deployment, tmp_path: Path
 ) -> None:
@@ -324,7 +318,6 @@ def test_a_node_with_an_unregistered_key_does_not_come_in_and_the_others_go_on(
     until(lambda: connected_nodes(federation.server) == 3, 240.0)
 
 
-@long
 @pytest.mark.parametrize(("minutes", "taken"), [(0, True), (10, False), (-10, False)])
 def test_a_signature_of_a_clock_that_is_off_is_refused(federation: Deployment, minutes: int, taken: bool) -> None:
     key = load_ssh_private_key(federation.site("rest").node_key.read_bytes(), None)
@@ -340,7 +333,6 @@ def test_a_signature_of_a_clock_that_is_off_is_refused(federation: Deployment, m
     assert (answer.status_code != 401) == taken
 
 
-@long
 def test_an_oversized_message_is_refused_and_the_next_run_is_whole(federation: Deployment) -> None:
     limit = federation.server.settings().max_body_mib * 2**20
     assert ask(federation, "rest", "/v1/fleet/push-object", content=bytes(limit + 1)).status_code == 413
