@@ -56,7 +56,7 @@ def full_database(packs: Path) -> Database:
     return Database.open(os.environ["LAVQ_PTBXL"], cache_dir=packs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, its thread has an event loop, which other tests start themselves
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("NO CHROMIUM IS INSTALLED: no page was tested in a browser")
