@@ -93,7 +93,8 @@ def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Sit
     withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
     policy = SitePolicy(epsilon_max=config.privacy.epsilon_max or config.privacy.epsilon or None)
     folder = RunFolder(Path(config.run.dir)).site(name)
-    return Site(SiteData(name, database, positions, config, withheld), folder, policy)
+    members = np.loadtxt(config.partition.members, dtype=np.int64, ndmin=1) if config.partition.members else None
+    return Site(SiteData(name, database, positions, config, withheld, members), folder, policy)
 
 
 @lru_cache(maxsize=2)

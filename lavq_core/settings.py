@@ -43,6 +43,7 @@ class PartitionConfig:
     scheme: str = "site"  # site, dirichlet:ALPHA or iid; always patient-disjoint
     seed: int = 0  # of dirichlet and iid
     withhold: list[str] = field(default_factory=list)  # SITE:CLASS, that site trains without its records of that class
+    members: str = ""  # file of patient ids, one a line: trained on whatever their fold, and nobody else (audits)
 
 
 @dataclass
@@ -200,11 +201,11 @@ class FederationConfig:
 
 @dataclass
 class AuditConfig:
-    """Membership inference on the final detector."""
+    """Membership inference on what a run leaves behind."""
 
     enabled: bool = True
-    shadows: int = 8  # shadow detectors, each trained on half of the patients
-    epochs: int = 24  # of a shadow
+    shadows: int = 8  # shadow federations, each trained on half of the patients; even, at least 6
+    whole: bool = False  # shadows train separator, editor and twins too: dear, and attacks on those become sharper
 
 
 @dataclass

@@ -10,7 +10,7 @@ from lavq_core.config import load_config
 from lavq_core.data.database import Database
 from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.run import audit_detector
+from simulations.audit.run import audit_run
 from simulations.calibrate import calibrate
 from simulations.run_evaluation import evaluate_run
 from simulations.summary import summarise, write_metrics
@@ -35,8 +35,8 @@ def finish_run(run: RunFolder) -> Path:
     console.print("judging the twins with a model that never trained them")
     metrics |= judge_twins(run, config, database)
     if config.audit.enabled:
-        console.print("auditing the detector: who was in the training data?")
-        metrics |= audit_detector(run, config, database)
+        console.print("auditing the run: who was in the training data?")
+        metrics |= audit_run(run, config, database)
     write_metrics(run, metrics)
     console.print("writing the report")
     return build_report(run)

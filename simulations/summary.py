@@ -73,6 +73,12 @@ def write_metrics(run: RunFolder, metrics: Mapping[str, float | int | str]) -> N
     write_atomic(run.metrics, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
+def update_metrics(run: RunFolder, prefix: str, metrics: Mapping[str, float | int | str]) -> None:
+    """Put new figures in the place of those of ``metrics.json`` whose keys begin with a prefix."""
+    known = json.loads(run.metrics.read_text(encoding="utf-8"))
+    write_metrics(run, {key: value for key, value in known.items() if not key.startswith(prefix)} | metrics)
+
+
 def interval_metrics(key: str, interval: Interval) -> Metrics:
     """Flat keys of one figure: the value, ``.low`` and ``.high`` of its 95 % interval, ``.n`` records."""
     return {key: interval.value, f"{key}.low": interval.low, f"{key}.high": interval.high, f"{key}.n": interval.n}

@@ -17,7 +17,7 @@ from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
 ORDER = (
-    "demo", "run", "status", "watch", "report", "detect", "evaluate", "twin", "studio", "personalize", "convert",
+    "demo", "run", "status", "watch", "report", "audit", "detect", "evaluate", "twin", "studio", "personalize", "convert",
     "export", "experiment", "results",
     "deploy", "site", "serve",
 )  # fmt: skip

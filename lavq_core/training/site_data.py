@@ -38,11 +38,15 @@ class SiteData:
     positions: np.ndarray  # (n,) rows of the database that are this site's
     config: Config
     withheld: tuple[str, ...] = ()  # superclasses whose records it may not train on (transfer experiments)
+    members: np.ndarray | None = None  # patients to train on, whatever their fold (shadows of an audit); None: by fold
 
     @cached_property
     def train_positions(self) -> np.ndarray:
-        """Rows of the database to train on: those of the training folds."""
-        chosen = self.fold_positions(*self.config.data.train_folds)
+        """Rows of the database to train on: those of the training folds, or of the members where they are named."""
+        if self.members is None:
+            chosen = self.fold_positions(*self.config.data.train_folds)
+        else:
+            chosen = self.positions[np.isin(self.rows(self.positions)["patient_id"].to_numpy(), self.members)]
         columns = [SUPERCLASSES.index(name) for name in self.withheld]
         return chosen[self.database.labels[chosen][:, columns].sum(axis=1) == 0]
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lavq_core.data.cache import MICROVOLTS
 from lavq_core.data.database import Database
+from lavq_core.models.detector import Detector
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import LabelledEcgs
 
@@ -24,6 +26,8 @@ class Cohort:
     owner: np.ndarray  # (n,) int64, patient of each record, 0 to P - 1
     patients: np.ndarray  # (P,) patient_id
     member: np.ndarray  # (P,) bool, trained on by the run
+    positions: np.ndarray  # (n,) int64, row of each record in its database
+    described: np.ndarray | None = None  # (n, SIZE) fixed descriptions, where the detector is one of features
 
     @classmethod
     def of_run(cls, database: Database, config: Config) -> Cohort:
@@ -37,12 +41,15 @@ class Cohort:
         member = np.zeros(len(patients), dtype=bool)
         member[owner[~held_out]] = True
         scored = np.flatnonzero(held_out != member[owner])
+        features = config.detector.kind == "features"
         return cls(
             np.asarray(database.packed[scored]),
             database.labels[scored],
             owner[scored].astype(np.int64),
             patients,
             member,
+            scored,
+            np.array(database.descriptions[scored]) if features else None,
         )
 
     def __len__(self) -> int:
@@ -75,18 +82,19 @@ class Cohort:
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
+    @torch.no_grad()
+    def logits(self, model: Detector, rows: np.ndarray | None = None, batch: int = 256) -> np.ndarray:
+        """Ask a detector about records (all, or some rows) once, without augmentation: ``(m, 5)`` float32.
 
-@torch.no_grad()
-def cohort_logits(model: nn.Module, cohort: Cohort, batch: int = 256) -> np.ndarray:
-    """Ask a detector about every record once, without augmentation: logits ``(n, 5)`` float32.
-
-    Logits and not probabilities: float32 probabilities of an overfit detector are exactly 0 or 1, and what they hide is
-    what an attack reads.
-    """
-    device = next(model.parameters()).device
-    model.eval()
-    parts = [
-        model(cohort.x(rows).to(device)).float().cpu().numpy()
-        for rows in np.split(np.arange(len(cohort.owner)), range(batch, len(cohort.owner), batch))
-    ]
-    return np.concatenate(parts)
+        Logits and not probabilities: float32 probabilities of an overfit detector are exactly 0 or 1, and what they
+        hide is what an attack reads.
+        """
+        rows = np.arange(len(self.owner)) if rows is None else rows
+        if isinstance(model, FeatureDetector):
+            if self.described is None:
+                raise ValueError("a features detector reads descriptions, and this cohort has none")
+            return model.head(model.standard(torch.from_numpy(self.described[rows]))).numpy()
+        device = next(model.parameters()).device
+        model.eval()
+        parts = np.split(rows, range(batch, len(rows), batch))
+        return np.concatenate([model(self.x(part).to(device)).float().cpu().numpy() for part in parts])

@@ -10,17 +10,6 @@ from scipy.stats import beta
 from lavq_core.metrics.auc import Interval, auc_intervals
 
 CONFIDENCE = 0.95
-LEAK = "leak found"
-NO_LEAK_SHOWN = "no leak shown at this size"
-NO_POWER = "no power at this size"
-
-LEAST_PATIENTS = 30
-"""Fewest members and fewest non-members with which an attack is tried at all. With fewer non-members not even an attack
-that accuses none of them shows a false-positive rate below 11 %."""
-
-NOTABLE_TPR = 0.1
-"""The leak that an audit must be able to see before "no leak shown" means anything: a tenth of the members named."""
-
 
 @dataclass(frozen=True)
 class Proportion:
@@ -37,12 +26,16 @@ class Proportion:
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return clopper_pearson(self.hits, self.trials)[0]
+        return self.interval()[0]
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return clopper_pearson(self.hits, self.trials)[1]
+        return self.interval()[1]
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Return the interval at another confidence."""
+        return clopper_pearson(self.hits, self.trials, confidence)
 
 
 @dataclass(frozen=True)
@@ -104,32 +97,10 @@ def attack_auc(scores: np.ndarray, member: np.ndarray) -> Interval:
     return auc
 
 
-def worth_trying(members: int, non_members: int) -> bool:
-    """Tell whether there are enough people of both kinds to measure an attack on."""
-    return min(members, non_members) >= LEAST_PATIENTS
-
-
-def verdict(point: OperatingPoint) -> str:
-    """Say what an attack has shown. It never says that a detector is private: only attacks that were tried can fail.
-
-    - A leak is found when the lower end of the true-positive rate's interval lies above the upper end of the
-      false-positive rate's. Without a leak both rates are one, and one of the two intervals must have missed it on
-      one side, which each does at most once in 40 times: a false alarm in at most 1 of 20 audits, whatever the sizes.
-    - There is no power with fewer than 30 people of either kind, or when at these sizes an attack that names a tenth
-      of the members would still not be called a leak.
-    - Otherwise no leak was shown.
-
-    The AUC does not enter: it may be high where nobody can be named, and it also moves when members and non-members
-    differ in more than membership, as folds do.
-    """
-    members, non_members = point.true_positives.trials, point.false_positives.trials
-    if not worth_trying(members, non_members):
-        return NO_POWER
-    if _exceeds(point.true_positives, point.false_positives):
-        return LEAK
-    notable = Proportion(round(NOTABLE_TPR * members), members)
-    return NO_LEAK_SHOWN if _exceeds(notable, point.false_positives) else NO_POWER
-
-
-def _exceeds(true_positives: Proportion, false_positives: Proportion) -> bool:
-    return true_positives.low > false_positives.high
+def band(tpr: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise Clopper-Pearson intervals of true-positive rates ``(k,)`` among so many members."""
+    hits = np.rint(tpr * members)
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low = np.where(hits > 0, beta.ppf(tail, np.maximum(hits, 1), members - hits + 1), 0.0)
+    high = np.where(hits < members, beta.ppf(1.0 - tail, hits + 1, np.maximum(members - hits, 1)), 1.0)
+    return low, high

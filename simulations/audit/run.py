@@ -1,4 +1,4 @@
-"""The audit of a run's final detector: who was in its training data?"""
+"""The audit of a run: who was in its training data, and does what it claims hold?"""
 
 from __future__ import annotations
 
@@ -13,48 +13,50 @@ from rich.console import Console
 
 from lavq_core.data.database import Database
 from lavq_core.errors import RunError
-from lavq_core.models.stored import shared_detector
-from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.device import pick_device
-from simulations.audit.cohort import Cohort, cohort_logits
-from simulations.audit.lira import fit_worlds, label_margin, log_likelihood_ratio, negative_loss
-from simulations.audit.measure import NO_POWER, attack_auc, operating_point, roc_curve, verdict, worth_trying
-from simulations.audit.shadows import ShadowRecipe, Shadows, train_shadows
+from simulations.audit.attacks import Scores, attack
+from simulations.audit.cohort import Cohort
+from simulations.audit.federated_shadows import FederatedRecipe, model_answers
+from simulations.audit.finding import Finding, Metrics, measure, measure_replicas
+from simulations.audit.shadows import Shadows, train_shadows
+from simulations.audit.verdict import NO_POWER, names_members, verdict, worth_trying
 
-Metrics = dict[str, float | str]
-PREFIX = "audit.detector."
+UNCLAIMED_DELTA = 1e-5
+"""Delta of lower bounds where a run claims nothing."""
 
 THREAT_MODEL = (
-    "The attacker has the final detector, holds all ECGs of a person with their superclass labels, and asks whether "
-    "that person was trained on. To learn what detectors do with people they know, the attacker trains shadow "
-    "detectors by the sites' own recipe, each on half of the run's patients; they are trained centrally, without "
-    "twins, from other initial weights and for a number of epochs of their own, so they resemble the attacked "
-    "detector only in part. Members are patients of the training folds, non-members those of the validation and test "
-    "folds, whose mix of recording sites is another: LiRA judges each patient by what the shadows do with that "
-    "patient, while the loss threshold also reads this difference. Whoever copies the federation more closely, or "
-    "sees the rounds, the codebook or the twins, may find more. What is found here is therefore the least that leaks, "
-    "and a leak that is not found here is not ruled out."
+    "The attacker holds all ECGs of a person with their superclass labels and asks whether that person was trained on. "
+    "The attacker knows the federation's settings, its initial weights and its hospitals, and trains the same federation "
+    "again on random halves of its patients (shadows). Attacked are the final detector, the codebook with the networks "
+    "that travel beside it, twins, and, as the server sees them, each hospital's updates round by round. Attacks on the "
+    "run itself take patients of the training folds as members and those of the other folds as non-members; folds "
+    "differ in more than membership, which a control measures. Attacks on replicas (the run trained again, memberships "
+    "drawn by fair coins) do not have that flaw, and they alone see updates. Whoever knows more may find more: what is "
+    "found is the least that leaks, and a leak that is not found is not ruled out."
 )
 
 
 @dataclass(frozen=True)
-class PatientScores:
-    """Both attacks' scores of each patient, higher for likelier members."""
+class Evidence:
+    """All that was attacked and how it went."""
 
-    lira: np.ndarray  # (P,) log likelihood ratio
-    loss: np.ndarray  # (P,) minus the loss
+    own: list[Scores]  # of the run itself
+    findings: list[Finding]
+    control: Finding | None  # LiRA on replicas, asked for folds instead of membership: it has to read one half
+    shadows: Shadows
 
 
-def audit_detector(
+def audit_run(
     run: RunFolder, config: Config, database: Database, workers: int | None = None, console: Console | None = None
 ) -> Metrics:
-    """Attack a run's final detector with LiRA and with a loss threshold.
+    """Attack a run on all its surfaces.
 
     Writes ``RUN/audit/audit.json`` and ``RUN/audit/scores.csv`` (a line a patient: it belongs where the ECGs are), and
-    keeps the shadow detectors' answers in ``RUN/audit/shadows``. With fewer than 30 members or non-members no attack
-    could show anything: then no shadow is trained, and the answer has sizes and a verdict only.
+    keeps the shadows' answers in ``RUN/audit/shadows``: an audit that was broken off goes on with the next shadow. With
+    fewer than 30 members or non-members no attack could show anything: then no shadow is trained, and the answer has
+    sizes and a verdict only.
 
     Args:
         run: a finished run.
@@ -63,101 +65,90 @@ def audit_detector(
         workers, console: see ``train_shadows``.
 
     Returns:
-        Flat metrics ``audit.detector.{lira,loss}.*``.
+        Flat metrics ``audit.*``.
 
     Raises:
         RunError: the run has no final model, or its detector answers with values that are not finite.
-        ConfigError: ``audit.shadows`` or ``audit.epochs`` cannot be used.
     """
     started = time.monotonic()
-    device = pick_device(config.run.device)
-    recipe = ShadowRecipe.of_run(config, device)
-    parts, _ = load_artefact(run.model)
-    target = shared_detector(config, parts["detector"]).to(device)
+    recipe = FederatedRecipe.of_run(config, pick_device(config.run.device).type)
     cohort = Cohort.of_run(database, config)
+    target = model_answers(run, cohort)
+    sizes = _sizes(cohort, config)
     if not worth_trying(int(cohort.member.sum()), int((~cohort.member).sum())):
-        metrics = _sizes(cohort, shadows=0) | {f"{PREFIX}lira.verdict": NO_POWER}
+        metrics = sizes | {"audit.shadows": 0, "audit.verdict": NO_POWER}
         (run.audit / "scores.csv").unlink(missing_ok=True)  # of an earlier audit
-        _write(run, recipe, database, metrics, {"shadows_trained": 0}, started)
+        _write(run, config, database, metrics, {"shadows_trained": 0}, started)
         return metrics
-    logits = cohort_logits(target, cohort)  # (n, 5)
-    if not np.isfinite(logits).all():
+    if not np.isfinite(target["logits"]).all():
         raise RunError(f"the detector in {run.model} answers with values that are not finite: its training has failed")
     shadows = train_shadows(cohort, recipe, run.audit, workers, console)
-    scores = attack(cohort, logits, shadows)
-    metrics, curves = measure(cohort, scores, recipe.shadows)
-    _write_scores(run, cohort, scores)
-    _write(run, recipe, database, metrics, curves | {"shadows_trained": shadows.trained}, started)
+    evidence = gather(attack(target, shadows, cohort), shadows, cohort)
+    metrics = sizes | {"audit.shadows": config.audit.shadows}
+    for finding in evidence.findings:
+        metrics |= finding.metrics()
+    if evidence.control is not None:
+        metrics |= {f"audit.control.{end}": value for end, value in _auc(evidence.control).items()}
+    metrics["audit.verdict"] = _verdict(evidence, config)
+    _write_scores(run, cohort, evidence.own)
+    curves = [finding.record() for finding in evidence.findings]
+    _write(run, config, database, metrics, {"findings": curves, "shadows_trained": shadows.trained}, started)
     return metrics
 
 
-def attack(cohort: Cohort, logits: np.ndarray, shadows: Shadows) -> PatientScores:
-    """Score every patient from the attacked detector's logits ``(n, 5)`` and the shadows'."""
-    target = cohort.patient_means(label_margin(logits, cohort.y))  # (P,)
-    known = cohort.patient_means(label_margin(shadows.logits, cohort.y))  # (N, P)
-    loss = cohort.patient_means(negative_loss(logits, cohort.y))
-    return PatientScores(log_likelihood_ratio(target, fit_worlds(known, shadows.included)), loss)
+def gather(own: list[Scores], shadows: Shadows, cohort: Cohort) -> Evidence:
+    """Measure the attacks on the run, and the same on every shadow, which is then a replica attacked by the others."""
+    replicas = [
+        attack(shadows.of(index), shadows.without_pair_of(index), cohort) for index in range(len(shadows.included))
+    ]
+    findings = [measure(one.surface, one.attack, one.values, cohort.member) for one in own]
+    by_attack = list(zip(*replicas, strict=True))  # an attack's scores of each replica
+    findings += [
+        measure_replicas(one[0].surface, one[0].attack, [scores.values for scores in one], list(shadows.included))
+        for one in by_attack
+    ]
+    lira = [scores.values for scores in by_attack[0]]
+    control = measure_replicas("control", "lira", lira, [cohort.member] * len(lira))
+    return Evidence(own, [finding for finding in findings if finding is not None], control, shadows)
 
 
-def measure(cohort: Cohort, scores: PatientScores, shadows: int) -> tuple[Metrics, dict[str, Any]]:
-    """Turn scores into flat metrics and ROC curves ``{attack: {"fpr", "tpr"}}``."""
-    metrics = _sizes(cohort, shadows)
-    curves: dict[str, Any] = {}
-    for name, values in (("lira", scores.lira), ("loss", scores.loss)):
-        metrics |= {f"{PREFIX}{name}.{key}": value for key, value in _rates(values, cohort.member).items()}
-        fpr, tpr = roc_curve(values, cohort.member)
-        curves[name] = {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
-    # The loss threshold gets no verdict: members and non-members are of other folds, and folds differ in difficulty.
-    metrics[f"{PREFIX}lira.verdict"] = verdict(operating_point(scores.lira, cohort.member))
-    return metrics, curves
+def _verdict(evidence: Evidence, config: Config) -> str:
+    """Let those attacks vote that ask who was trained on, and not who is easy."""
+    judging = [finding for finding in evidence.findings if finding.attack != "loss"]
+    points = [point for finding in judging for point in finding.points.values()]
+    leaks = [names_members(point, len(points)) for point in points] if config.privacy.epsilon == 0 else []
+    return verdict(leaks, config.privacy.epsilon, [], 0.0)
 
 
-def _rates(scores: np.ndarray, member: np.ndarray) -> dict[str, float]:
-    auc, point = attack_auc(scores, member), operating_point(scores, member)
-    return {
-        "auc": auc.value,
-        "auc.low": auc.low,
-        "auc.high": auc.high,
-        "tpr_at_1pct_fpr": point.true_positives.value,
-        "tpr_at_1pct_fpr.low": point.true_positives.low,
-        "tpr_at_1pct_fpr.high": point.true_positives.high,
-        "fpr_reached": point.false_positives.value,
-    }
-
-
-def _sizes(cohort: Cohort, shadows: int) -> Metrics:
+def _sizes(cohort: Cohort, config: Config) -> Metrics:
     members = int(cohort.member.sum())
-    return {
-        f"{PREFIX}lira.members": members,
-        f"{PREFIX}lira.non_members": len(cohort) - members,
-        f"{PREFIX}lira.shadows": shadows,
-    }
+    sizes: Metrics = {"audit.members": members, "audit.non_members": len(cohort) - members}
+    if config.privacy.epsilon > 0:
+        sizes["audit.claimed_epsilon"] = config.privacy.epsilon
+    return sizes
+
+
+def _auc(finding: Finding) -> dict[str, float]:
+    return {"auc": finding.auc.value, "auc.low": finding.auc.low, "auc.high": finding.auc.high}
 
 
 def _write(
-    run: RunFolder, recipe: ShadowRecipe, database: Database, metrics: Metrics, found: dict[str, Any], started: float
+    run: RunFolder, config: Config, database: Database, metrics: Metrics, found: dict[str, Any], started: float
 ) -> None:
     """Write ``audit.json``: everything behind the metrics but the patients."""
     content = {
         "metrics": metrics,
         **found,
         "threat_model": THREAT_MODEL,
-        "shadow_training": {"shadows": recipe.shadows, "epochs": recipe.epochs, "device": recipe.device},
-        "seed": recipe.seed,
+        "shadows_whole": config.audit.whole,
+        "seed": config.run.seed,
         "data": {"fingerprint": database.fingerprint, "records": len(database)},
         "seconds": round(time.monotonic() - started, 2),
     }
-    write_atomic(run.audit / "audit.json", json.dumps(content, indent=2) + "\n")
+    write_atomic(run.audit / "audit.json", json.dumps(content, indent=1) + "\n")
 
 
-def _write_scores(run: RunFolder, cohort: Cohort, scores: PatientScores) -> None:
-    frame = pd.DataFrame(
-        {
-            "patient_id": cohort.patients,
-            "member": cohort.member.astype(int),
-            "records": cohort.records(),
-            "lira": scores.lira,
-            "loss": scores.loss,
-        }
-    )
+def _write_scores(run: RunFolder, cohort: Cohort, scores: list[Scores]) -> None:
+    about = {"patient_id": cohort.patients, "member": cohort.member.astype(int), "records": cohort.records()}
+    frame = pd.DataFrame(about | {f"{one.surface}.{one.attack}": one.values for one in scores})
     write_atomic(run.audit / "scores.csv", frame.to_csv(index=False, float_format="%.6f"))

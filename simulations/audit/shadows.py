@@ -1,116 +1,100 @@
-"""Shadow detectors: what the attacked detector might have been, with training sets that the attacker knows.
+"""Shadows: what the attacked model might have been, with training sets that the attacker knows.
 
-Each shadow is trained on all records of a random half of the run's patients, members and non-members alike, by the
-sites' own recipe (``train_detector``), but centrally, on the pooled records, without twins and from weights of its own.
-That is the limit of the attack: a federation's detector differs from its shadows in more than its training set.
-
-A shadow depends on the recipe, the patients and its number alone, so the same shadows come out of any number of
-processes, and a finished one is kept on disk.
+How a shadow is trained is its recipe's (``federated_shadows`` for a run, ``central_shadows`` for a detector whose run is
+not at hand). Who is in which, how many are trained at a time and where they are kept is here. A shadow depends on its
+recipe, the patients and its number alone, so the same come out of any number of processes, and a finished one is kept
+on disk. (Private shadows alone differ, by their noise.)
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from lavq_core.errors import ConfigError
-from lavq_core.models.detector import build_detector
-from lavq_core.settings import Config, DetectorConfig, DetectorTrainingConfig
-from lavq_core.training.detector_training import train_detector
-from simulations.audit.cohort import Cohort, cohort_logits
+from simulations.audit.cohort import Cohort
 from simulations.audit.pool import cores, train_in_parallel
 
-FORMAT = 1  # raised whenever a shadow of the same settings would come out otherwise, so that older ones are not found
+FORMAT = 2  # raised whenever a shadow of the same settings would come out otherwise, so that older ones are not found
+
+Answers = dict[str, np.ndarray]
+"""What a model says about the cohort: ``logits (n, 5)`` of its detector, and by ``SURFACE/ATTACK`` a number for each
+patient ``(P,)``, NaN where there is none. Of several shadows, each has one dimension more in front."""
 
 
-@dataclass(frozen=True)
-class ShadowRecipe:
-    """All that a shadow depends on beside the patients."""
+class Recipe(Protocol):
+    """How a shadow is trained."""
 
-    detector: DetectorConfig
-    training: DetectorTrainingConfig
-    sampling_rate: int  # Hz
-    shadows: int  # even, at least 4
-    epochs: int
-    seed: int
-    device: str  # cpu or cuda
+    @property
+    def shadows(self) -> int:
+        """How many; even."""
 
-    @classmethod
-    def of_run(cls, config: Config, device: torch.device) -> ShadowRecipe:
-        """Take a run's own detector and training.
+    @property
+    def seed(self) -> int:
+        """Draws who is in which shadow."""
 
-        Raises:
-            ConfigError: a number of shadows or epochs that the attack cannot use.
-        """
-        audit = config.audit
-        if audit.shadows < 4 or audit.shadows % 2:
-            raise ConfigError(
-                f"audit.shadows={audit.shadows}: give an even number of at least 4, so that every patient is in half "
-                "of the shadows and a variance can be estimated"
-            )
-        if audit.epochs < 1:
-            raise ConfigError(f"audit.epochs={audit.epochs}: a shadow needs at least 1 epoch")
-        return cls(
-            config.detector,
-            config.detector_training,
-            config.data.sampling_rate,
-            audit.shadows,
-            audit.epochs,
-            config.run.seed,
-            device.type,
-        )
+    @property
+    def device(self) -> str:
+        """Either cpu or cuda."""
 
     def key(self, cohort: Cohort) -> str:
-        """Name these shadows of these patients; where they were computed does not enter."""
-        settings = {name: value for name, value in asdict(self).items() if name != "device"}
-        text = json.dumps({"format": FORMAT, "patients": cohort.digest(), **settings}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Name these shadows of these patients: a hash of all they depend on, but not of where they are computed."""
+
+    def train(self, cohort: Cohort, included: np.ndarray, index: int, folder: Path) -> Answers:
+        """Train shadow ``index`` on some patients, ``(P,)`` bool, working below ``folder``; what it says."""
 
 
 @dataclass(frozen=True)
 class Shadows:
-    """What all shadows say about all records."""
+    """What all shadows say about everybody."""
 
     included: np.ndarray  # (N, P) bool, shadow trained on patient
-    logits: np.ndarray  # (N, n, 5) float32
+    answers: Answers
     trained: int  # how many were trained just now; the others were on disk
 
+    def without_pair_of(self, index: int) -> Shadows:
+        """Leave out a shadow and the one that was trained on exactly the others: nothing then tells who was in it."""
+        rest = np.array([i for i in range(len(self.included)) if i // 2 != index // 2])
+        return Shadows(self.included[rest], {name: value[rest] for name, value in self.answers.items()}, 0)
 
-def balanced_halves(patients: int, shadows: int, seed: int) -> np.ndarray:
+    def of(self, index: int) -> Answers:
+        """What one shadow says."""
+        return {name: value[index] for name, value in self.answers.items()}
+
+
+def fair_halves(patients: int, shadows: int, seed: int) -> np.ndarray:
     """Draw who is in which shadow's training set: ``(N, P)`` bool.
 
-    Shadows come in pairs that share the patients out between them. So each patient is in exactly N / 2 shadows, and
-    each shadow has half of the patients (if their number is odd, one of a pair has one more).
+    A fair coin for each patient, tossed on its own, says who is in the first of a pair of shadows; the second takes the
+    others. So each patient is in exactly N / 2 shadows, and within one shadow memberships are independent, as the
+    one-run audit needs them.
     """
     generator = np.random.default_rng([zlib.crc32(b"audit/halves"), seed])
     included = np.zeros((shadows, patients), dtype=bool)
     for first in range(0, shadows, 2):
-        included[first, generator.permutation(patients)[: patients // 2]] = True
+        included[first] = generator.random(patients) < 0.5
         included[first + 1] = ~included[first]
     return included
 
 
 def train_shadows(
-    cohort: Cohort, recipe: ShadowRecipe, folder: Path, workers: int | None = None, console: Console | None = None
+    cohort: Cohort, recipe: Recipe, folder: Path, workers: int | None = None, console: Console | None = None
 ) -> Shadows:
     """Train the shadows that ``folder`` does not hold yet, and return all.
 
     Args:
         cohort: the run's patients.
         recipe: how a shadow is trained.
-        folder: of this audit; shadows are kept in ``folder/shadows/KEY``, KEY a hash of recipe and patients.
+        folder: of this audit; shadows are kept in ``folder/shadows/KEY``, KEY the recipe's.
         workers: processes; 1 trains in this one. Default: one per core, and 1 on a GPU.
         console: for a line, and a bar if it is a terminal; default standard error.
 
@@ -119,62 +103,47 @@ def train_shadows(
     """
     place = folder / "shadows" / recipe.key(cohort)
     place.mkdir(parents=True, exist_ok=True)
-    included = balanced_halves(len(cohort), recipe.shadows, recipe.seed)  # (N, P)
+    included = fair_halves(len(cohort), recipe.shadows, recipe.seed)  # (N, P)
     files = [place / f"shadow-{index:03d}.safetensors" for index in range(recipe.shadows)]
-    found = [_load(file, (len(cohort.owner), cohort.y.shape[1])) for file in files]
-    missing = [index for index, logits in enumerate(found) if logits is None]
+    found = [_load(file, len(cohort)) for file in files]
+    missing = [index for index, answers in enumerate(found) if answers is None]
     if workers is None:
         workers = 1 if recipe.device == "cuda" else cores()
     console = console or Console(stderr=True)
     if missing:
-        console.print(f"audit: training {len(missing)} shadow detectors, {min(workers, len(missing))} at a time")
+        console.print(f"audit: training {len(missing)} shadows, {min(workers, len(missing))} at a time")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training shadow detectors", total=len(files), completed=len(files) - len(missing))
-        for index, logits in train_in_parallel(train_shadow, (cohort, included, recipe), missing, workers):
-            _save(files[index], logits)
-            found[index] = logits
+        task = progress.add_task("training shadows", total=len(files), completed=len(files) - len(missing))
+        for index, answers in train_in_parallel(_train, (cohort, included, recipe, place), missing, workers):
+            _save(files[index], answers)
+            found[index] = answers
             progress.advance(task)
-    return Shadows(included, np.stack([logits for logits in found if logits is not None]), len(missing))
+    known = [answers for answers in found if answers is not None]
+    return Shadows(included, {name: np.stack([one[name] for one in known]) for name in known[0]}, len(missing))
 
 
-def train_shadow(shared: tuple[Cohort, np.ndarray, ShadowRecipe], index: int) -> np.ndarray:
-    """Train one shadow on its half of the patients, and ask it about everybody.
-
-    Args:
-        shared: patients, who is in which shadow ``(N, P)``, and recipe.
-        index: the shadow's number, from 0.
-
-    Returns:
-        Logits ``(n, 5)`` float32.
-    """
-    cohort, included, recipe = shared
-    seed = zlib.crc32(f"{recipe.seed}/audit/shadow/{index}".encode())
-    cuda = [torch.cuda.current_device()] if recipe.device == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)  # dropout draws from the process's own generator
-        model = build_detector(recipe.detector, recipe.sampling_rate, seed).to(recipe.device)
-        generator = torch.Generator().manual_seed(seed)
-        data = cohort.training_data(included[index])
-        train_detector(model, data, recipe.training, recipe.sampling_rate, recipe.epochs, generator)
-    return cohort_logits(model, cohort)
+def _train(shared: tuple[Cohort, np.ndarray, Recipe, Path], index: int) -> Answers:
+    cohort, included, recipe, place = shared
+    return recipe.train(cohort, included[index], index, place)
 
 
-def _save(path: Path, logits: np.ndarray) -> None:
-    """Write one shadow's logits, whole or not at all."""
+def _save(path: Path, answers: Answers) -> None:
+    """Write what one shadow says, whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file({"logits": np.ascontiguousarray(logits)}, temporary)
+        save_file({name: np.ascontiguousarray(value) for name, value in answers.items()}, temporary)
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _load(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Read one shadow's logits; None when it has to be trained."""
+def _load(path: Path, patients: int) -> Answers | None:
+    """Read what one shadow says; None when it has to be trained."""
     try:
-        logits = load_file(path)["logits"]
-    except (OSError, SafetensorError, KeyError):
+        answers = load_file(path)
+    except (OSError, SafetensorError):
         return None
-    return logits if logits.shape == shape else None
+    fits = "logits" in answers and all(len(value) == patients for name, value in answers.items() if name != "logits")
+    return answers if fits else None
