@@ -18,7 +18,7 @@ from lavq_core.privacy.guard import Parts, digests
 from lavq_core.privacy.ledger import Entry, Ledger
 from lavq_core.privacy.plan import Plan, make_plan
 from lavq_core.settings import Config
-from lavq_core.training.head_training import PatientItems, released_centre, released_size, train_head
+from lavq_core.training.head_training import PatientItems, Watch, released_centre, released_size, train_head
 from lavq_core.training.local_steps import Round
 
 
@@ -42,6 +42,7 @@ def feature_round(
     place: Round,
     ledger: Ledger | None,
     further: Further | None = None,
+    watch: Watch | None = None,
 ) -> FeatureUpdate:
     """Train one round in place.
 
@@ -52,6 +53,7 @@ def feature_round(
         place: which round and site.
         ledger: the site's; None where training is not private.
         further: releases whose mechanisms the plan has for this round; they are in the same entry.
+        watch: an auditor's, see ``train_head``.
 
     Raises:
         ConfigError: training is private and there is no ledger.
@@ -62,7 +64,7 @@ def feature_round(
         if config.privacy.epsilon > 0:
             raise ConfigError("privacy.epsilon is above 0 and this site keeps no ledger: nothing can be released")
         size = float(items.patients)
-        return _released(model, items, config, place, size, 0.0)
+        return _released(model, items, config, place, size, 0.0, watch)
     require_delta(items.patients, config.privacy.delta)
     plan, run = make_plan(config, place.rounds), Path(config.run.dir).name
     sizes = [entry.public["size"] for entry in ledger.entries if entry.run == run and "size" in entry.public]
@@ -71,7 +73,7 @@ def feature_round(
     size = sizes[0] if sizes else released_size(items, plan.size.noise_multiplier)
     noise = (plan.centre if place.number == 1 else plan.detector).noise_multiplier
     others = further(plan, size) if further else {}
-    update = _released(model, items, config, place, size, noise)
+    update = _released(model, items, config, place, size, noise, watch)
     outputs = digests({"detector": update.detector, **others})
     ledger.write(Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size}))
     return update
@@ -91,11 +93,18 @@ def require_delta(patients: int, delta: float) -> None:
 
 
 def _released(
-    model: FeatureDetector, items: PatientItems, config: Config, place: Round, size: float, noise: float
+    model: FeatureDetector,
+    items: PatientItems,
+    config: Config,
+    place: Round,
+    size: float,
+    noise: float,
+    watch: Watch | None,
 ) -> FeatureUpdate:
     if place.number == 1:
         model.centre.copy_(released_centre(items, size, noise))
         loss = float("nan")
     else:
-        loss = train_head(model, items, config.detector_training, config.privacy.clipping_norm, noise, size)
+        clip = config.privacy.clipping_norm
+        loss = train_head(model, items, config.detector_training, clip, noise, size, watch)
     return FeatureUpdate({name: value.clone() for name, value in model.state_dict().items()}, size, loss)

@@ -11,6 +11,7 @@ al. 2016, *Deep Learning with Differential Privacy*, algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ from lavq_core.privacy.clipping import clip_factors, clipped_sum, item_weights, 
 from lavq_core.privacy.noise import poisson_sample
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.detector_training import weight_average
+
+Watch = Callable[[Tensor], None]
+"""Is told the weights ``(5, SIZE + 1)`` after every step: what the accounting takes an adversary to see."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def train_head(
     clipping_norm: float,
     noise_multiplier: float,
     size: float,
+    watch: Watch | None = None,
 ) -> float:
     """Take one round's steps in place; noise of 0 is training without privacy, which clips all the same.
 
@@ -74,6 +79,7 @@ def train_head(
         clipping_norm: C.
         noise_multiplier: standard deviation of a step's noise over C.
         size: released number of patients.
+        watch: an auditor's.
 
     Returns:
         The mean loss over the items at the end; it is for the site alone, no noise is in it.
@@ -95,6 +101,8 @@ def train_head(
             gradient = release(total, clipping_norm, noise_multiplier) / (rate * size)
             velocity = config.momentum * velocity + gradient
             weights -= (config.lr * velocity).to(weights.dtype)
+            if watch is not None:
+                watch(weights.detach().clone())
             if average is not None:
                 average.update_parameters(model)
         if average is not None:

@@ -1,0 +1,201 @@
+"""An audit of the private training of the head itself: canaries in the real steps, and exact tests of its noise.
+
+The adversary is the one of the accounting: it knows everybody but the canaries, sees every released sum, and asks of
+each canary whether it took part. Its score is a log likelihood ratio, summed over all releases (a matched filter): the
+inner product of the canary's contribution with what is left of the released sum when everybody known is taken away.
+A second attack trains again with the run's public seed and without canaries, and takes away the noise that comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lavq_core.models.feature_detector import NORM
+from lavq_core.privacy.plan import make_plan
+from lavq_core.settings import Config
+from lavq_core.training.head_training import PatientItems
+from simulations.audit.canaries import Canaries, together
+from simulations.audit.fdp import gaussian_epsilon
+from simulations.audit.head_reference import Head
+from simulations.audit.noise_check import (
+    Finding,
+    NoiseScale,
+    each_test,
+    failures,
+    noise_scale,
+    normal_test,
+    repeat_test,
+    scale_test,
+    size_test,
+    sum_tests,
+)
+from simulations.audit.one_run import Attack, Bound, best_bound
+from simulations.audit.watched_training import Scales, Sums, WatchedTraining, watch_training
+
+CANARIES, WITH_MANY = 1000, 100
+_ROUNDING = 0.02  # of an epsilon: accountants of other methods agree within it
+
+
+@dataclass(frozen=True)
+class StepAudit:
+    """What the audit of one private training has shown."""
+
+    bound: Bound
+    claimed: float  # epsilon
+    delta: float
+    canaries: int
+    noise: NoiseScale  # of all steps
+    findings: tuple[Finding, ...]  # exact tests
+    reasons: tuple[str, ...]  # why it is flagged, in words; empty where it is not
+
+    @property
+    def epsilon_lower_bound(self) -> float:
+        """Epsilon is at least this, with ``confidence``."""
+        return self.bound.epsilon
+
+    @property
+    def confidence(self) -> float:
+        """Of the lower bound."""
+        return self.bound.confidence
+
+    @property
+    def beyond_claim(self) -> bool:
+        """The bound lies above the claim: the canaries alone convict."""
+        return self.bound.epsilon > self.claimed
+
+    @property
+    def noise_refuted(self) -> bool:
+        """The exact tests convict: what was released is not the clipped sums with the promised noise."""
+        return len(self.reasons) > self.beyond_claim
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the claim does not hold."""
+        return bool(self.reasons)
+
+
+def audit_training_step(
+    config: Config,
+    items: PatientItems,
+    seed: int,
+    confidence: float = 0.95,
+    canaries: int = CANARIES,
+    with_many: int = WITH_MANY,
+) -> StepAudit:
+    """Train a private head of ``config`` on some patients and canaries, and attack it.
+
+    Args:
+        config: of a private run; all its rounds are trained, at one site.
+        items: described records of real patients, known to the adversary.
+        seed: of the canaries and their coins; the noise does not follow it.
+        confidence: of the lower bound.
+        canaries: how many, half of which take part.
+        with_many: how many of them have ten records each.
+
+    Raises:
+        ConfigError: training is not private, or samples patients.
+    """
+    head, scales = Head.of(config), Scales.of(config)
+    made = Canaries.draw(canaries, with_many, seed)
+    taking_part = made.records_of(made.included)
+    training = watch_training(config, together(items, taking_part))
+    known = training.clean(items, head)
+    replay = watch_training(config, items)
+    other = replay.released.minus(replay.clean(items, head)).over(scales)
+    left = training.released.minus(known).over(scales)
+    scores = {
+        "canaries": canary_scores(made, training, left, head, scales),
+        "canaries, against a replay": canary_scores(made, training, left.minus(other), head, scales),
+    }
+    attacks = [
+        Attack(f"{name} of {records} record{'s' * (records > 1)}", score[rows], made.included[rows])
+        for name, score in scores.items()
+        for records in np.unique(made.records).tolist()
+        if (rows := made.records == records).any()
+    ]
+    bound = best_bound(attacks, config.privacy.delta, confidence)
+    groups = {"real patients": known} | {
+        f"patients of {records} record{'s' * (records > 1)}": training.clean(
+            made.records_of(made.included & (made.records == records)), head
+        )
+        for records in np.unique(made.records).tolist()
+    }
+    findings, noise = check_noise(left, other, {name: sums.over(scales) for name, sums in groups.items()})
+    reasons = [*failures(findings), *training.unexplained, *cost_reasons(config, training)]
+    if bound.epsilon > config.privacy.epsilon:
+        said = f"epsilon is at least {bound.epsilon:.2f} ({confidence:.0%} confidence, {bound.attack})"
+        reasons.insert(0, f"{said}, and {config.privacy.epsilon:g} is claimed")
+    return StepAudit(
+        bound, config.privacy.epsilon, config.privacy.delta, canaries, noise, tuple(findings), tuple(reasons)
+    )
+
+
+def canary_scores(
+    canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales
+) -> np.ndarray:
+    """Log likelihood ratio that each canary took part: ``(m,)``.
+
+    Args:
+        canaries: m of them.
+        training: the weights that their contributions are computed at.
+        left: released sums without everybody known, in units of the noise.
+        head, scales: the training's.
+    """
+    axis = torch.from_numpy(canaries.axis)
+    adds = canaries.signals(training.weights, training.centre, head) / scales.steps  # (T, m, 5)
+    found = left.steps[:, :, axis].transpose(1, 2)  # (T, m, 5)
+    to_centre = NORM / scales.centre
+    agreement = (adds * found).sum(dim=(0, 2)) + to_centre * left.centre[axis]  # (m,)
+    energy = adds.square().sum(dim=(0, 2)) + to_centre**2
+    return np.asarray((agreement - energy / 2))
+
+
+def check_noise(left: Sums, other: Sums, groups: dict[str, Sums]) -> tuple[list[Finding], NoiseScale]:
+    """Test the noise of a training and of its replay, both in units of what the plan promises.
+
+    Args:
+        left: released sums without the known patients.
+        other: of the replay: noise and nothing else.
+        groups: clean sums of all groups of patients, the known ones first.
+    """
+    noise = left
+    for sums in list(groups.values())[1:]:
+        noise = noise.minus(sums)
+    ours, theirs = _flat(noise.steps), _flat(other.steps)  # (T, d)
+    centres = torch.stack([noise.centre, other.centre]).numpy()  # (2, SIZE)
+    findings = [
+        size_test([noise.size, other.size]),
+        scale_test("centre", centres[:1]),
+        scale_test("steps", ours),
+        normal_test("centre", centres[:1]),
+        normal_test("steps", ours),
+        each_test("steps'", ours, axis=0),
+        each_test("steps'", ours, axis=1),
+        repeat_test("steps", ours),
+        repeat_test("steps of a replay", ours, theirs),
+        repeat_test("centres of a replay", centres),
+        *sum_tests(ours, {name: _flat(sums.steps) for name, sums in groups.items()}),
+    ]
+    return findings, noise_scale(ours)
+
+
+def cost_reasons(config: Config, training: WatchedTraining) -> list[str]:
+    """Say where the ledger has other mechanisms than the plan, or such as cost more than is claimed."""
+    rounds, reasons = config.federation.rounds, []
+    plan = make_plan(config, rounds)
+    planned = [mechanism for number in range(1, rounds + 1) for mechanism in plan.of_round(number, sized=number > 1)]
+    if training.mechanisms != planned:
+        reasons.append("the ledger holds other mechanisms than the plan")
+    mu = float(np.sqrt(sum(one.steps / one.noise_multiplier**2 for one in planned if one.sample_rate == 1)))
+    if (least := gaussian_epsilon(mu, config.privacy.delta)) > config.privacy.epsilon * (1 + _ROUNDING):
+        reasons.append(f"the plan's noise costs epsilon {least:.2f}, and {config.privacy.epsilon:g} is claimed")
+    return reasons
+
+
+def _flat(steps: Tensor) -> np.ndarray:
+    """One row a step: ``(T, 5 (SIZE + 1))``."""
+    return steps.flatten(1).numpy()
