@@ -83,8 +83,8 @@ def check(config: Config) -> None:
         (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),
         (
             config.audit.shadows < 6 or config.audit.shadows % 2 == 1,
-            "audit.shadows must be even and at least 6: every patient is in half of the shadows, and a pair is left out "
-            "when one of it is attacked",
+            "audit.shadows must be even and at least 6: every patient is in half of the shadows, and a pair is left "
+            "out when one of it is attacked",
         ),
         (not 0.0 < config.calibration.sensitivity <= 1.0, "calibration.sensitivity must lie above 0, up to 1"),
         (config.detector.kernel % 2 == 0, "detector.kernel must be odd"),

@@ -17,8 +17,8 @@ from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
 ORDER = (
-    "demo", "run", "status", "watch", "report", "audit", "detect", "evaluate", "twin", "studio", "personalize", "convert",
-    "export", "experiment", "results",
+    "demo", "run", "status", "watch", "report", "audit",
+    "detect", "evaluate", "twin", "studio", "personalize", "convert", "export", "experiment", "results",
     "deploy", "site", "serve",
 )  # fmt: skip
 _INTERRUPTED = 130

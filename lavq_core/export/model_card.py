@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lavq_core.models.calibration import Calibration
 from lavq_core.models.stored import SharedModel
+from lavq_core.report.audit_evidence import attacks
 from lavq_core.report.numbers import Metrics, display
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.signals.quality import DURATION
@@ -134,14 +135,13 @@ def _privacy(metrics: Metrics | None) -> str:
     if metrics is None or "privacy.statement" not in metrics:
         return "No statement was recorded: claim nothing."
     lines = [str(metrics.get("privacy.statement"))]
-    for attack in ("lira", "loss"):
-        key = f"audit.detector.{attack}"
-        if f"{key}.tpr_at_1pct_fpr" in metrics:
-            value, interval, _ = _with_interval(metrics, f"{key}.tpr_at_1pct_fpr")
-            verdict = metrics.get(f"{key}.verdict")
-            found = f"finds {value}{f' ({interval})' if interval else ''} of the members at 1 % false positives"
-            lines.append(f"- membership inference, {attack}: {found}{f': {verdict}' if verdict else ''}")
-    if len(lines) == 1:
+    for row in attacks(metrics):
+        value, interval, _ = _with_interval(metrics, f"{row.key}tpr_at_1pct_fpr")
+        found = f"finds {value}{f' ({interval})' if interval else ''} of the members at 1 % false positives"
+        lines.append(f"- membership inference, {row.surface}, {row.attack}, on {row.target}: {found}")
+    if "audit.verdict" in metrics:
+        lines.append(f"- the audit's verdict: {metrics.get('audit.verdict')}")
+    else:
         lines.append("No membership-inference audit was part of this run.")
     return "\n\n".join([lines[0], "\n".join(lines[1:])])
 

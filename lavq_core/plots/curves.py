@@ -8,6 +8,7 @@ apart without colour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,16 @@ _WIDTH, _HEIGHT = 115.0, 74.0  # mm
 _TEXT = 3.5  # mm
 
 Curve = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """An attack at every threshold: rates, and the pointwise 95 % interval of the true-positive rate."""
+
+    fpr: Sequence[float]
+    tpr: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
 
 
 def draw_convergence(curves: Mapping[str, Curve], quantity: str) -> Figure:
@@ -53,13 +64,13 @@ def draw_convergence(curves: Mapping[str, Curve], quantity: str) -> Figure:
     return figure
 
 
-def draw_roc(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], lowest: float) -> Figure:
+def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
     """Draw membership-inference attacks on logarithmic axes, where low false-positive rates can be seen.
 
     After Carlini et al. 2022, *Membership Inference Attacks From First Principles* (section II-C).
 
     Args:
-        curves: ``{attack: (false-positive rates, true-positive rates)}``.
+        curves: by attack.
         lowest: left end of both axes; below one false positive among the non-members nothing can be measured.
     """
     figure, axes = _panel(
@@ -74,12 +85,16 @@ def draw_roc(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], lowe
     )
     if lowest < 0.01:
         axes.axvline(0.01, color=SERIES[-1], linewidth=0.25 * POINTS_PER_MM, linestyle=":", gid="one-per-cent")
-    for index, (attack, (false_positives, true_positives)) in enumerate(curves.items()):
+    for index, (attack, curve) in enumerate(curves.items()):
+        rates, colour = np.maximum(curve.fpr, lowest), SERIES[index % (len(SERIES) - 1)]  # the last is chance's
+        axes.fill_between(
+            rates, np.maximum(curve.low, lowest), np.maximum(curve.high, lowest), step="post", color=colour, alpha=0.12
+        )
         axes.step(
-            np.maximum(false_positives, lowest),
-            np.maximum(true_positives, lowest),
+            rates,
+            np.maximum(curve.tpr, lowest),
             where="post",
-            color=SERIES[index % len(SERIES)],
+            color=colour,
             linestyle=_DASHES[index % len(_DASHES)],
             linewidth=0.55 * POINTS_PER_MM,
             label=_plain(attack),

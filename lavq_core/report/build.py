@@ -19,7 +19,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.plots import save_figure, svg_markup
 from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_roc, themed_markup
 from lavq_core.plots.files import save_svg
-from lavq_core.report import evidence
+from lavq_core.report import audit_evidence, evidence
 from lavq_core.report.gallery import DISEASES, Twin, choose, file_stem, stored_twins
 from lavq_core.report.numbers import Metrics, moment, size
 from lavq_core.runs.layout import RunFolder, write_atomic
@@ -31,7 +31,6 @@ SUBGROUPS = {
     ("age", "<50"): "under 50",
     ("age", ">=75"): "75 and over",
 }  # in PTB-XL's coding; others are named as they are
-ATTACKS = {"lira": "LiRA", "loss": "loss threshold"}
 MOST_PICTURE_BYTES = 3_500_000  # of inline twins; leaves the file below 5 MB
 
 
@@ -76,7 +75,9 @@ def _context(run: RunFolder, metrics: Metrics) -> dict[str, Any]:
         "sites": metrics.sites(),
         "classes": SUPERCLASSES,
         "disease_names": DISEASES,
-        "attacks": ATTACKS,
+        "attacks": audit_evidence.attacks(metrics),
+        "links": audit_evidence.links(metrics),
+        "threat_model": audit_evidence.threat_model(run),
         "subgroup_names": SUBGROUPS,
         "quantities": QUANTITIES,
         "traffic": evidence.traffic(run),
@@ -98,16 +99,14 @@ def _curves(run: RunFolder, metrics: Metrics) -> dict[str, Figure]:
     sums = evidence.traffic(run)
     if sums:
         figures["bytes"] = draw_bytes({s.site: s.down for s in sums}, {s.site: s.up for s in sums})
-    roc = evidence.audit_roc(run)
-    if roc:
-        named = {ATTACKS.get(attack, attack): curve for attack, curve in roc.items()}
-        figures["audit-roc"] = draw_roc(named, _lowest_rate(metrics))
+    for name, curves in audit_evidence.rocs(run).items():
+        figures[name] = draw_roc(curves, _lowest_rate(metrics))
     return figures
 
 
 def _lowest_rate(metrics: Metrics) -> float:
     """Left end of the ROC's axes: the decade of one false positive among the non-members, at least 1 %."""
-    non_members = metrics.get("audit.detector.lira.non_members")
+    non_members = metrics.get("audit.non_members")
     if not isinstance(non_members, (int, float)) or non_members < 1:
         return 1e-3
     return 10.0 ** min(-2, math.floor(math.log10(1.0 / non_members)))

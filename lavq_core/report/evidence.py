@@ -1,4 +1,4 @@
-"""What a run folder holds beside its metrics: events, audit curves, data reports, the shared model."""
+"""What a run folder holds beside its metrics: events, data reports, the shared model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from lavq_core.runs.layout import RunFolder
 
 _ANSWERS = {"site-replied": "training", "site-evaluated": "evaluation"}  # events of a site's answer
 _COMINGS = {"site-joined": "joined", "site-left": "left", "site-returned": "came back"}
-
-Roc = dict[str, tuple[list[float], list[float]]]
 
 
 @dataclass(frozen=True)
@@ -126,23 +124,9 @@ def _outcome(kind: str, number: int, event: Mapping[str, Any]) -> str:
     return f"{_ANSWERS[kind]} {event.get('status')}" if number else str(event.get("status"))
 
 
-def audit_roc(run: RunFolder) -> Roc:
-    """Read the attacks' ROC curves ``{attack: (false-positive rates, true-positive rates)}``; none without an audit.
-
-    Raises:
-        RunError: the file is there but cannot be read.
-    """
-    curves = _json_object(run, run.audit / "audit.json")
-    return {
-        attack: ([float(x) for x in curve["fpr"]], [float(y) for y in curve["tpr"]])
-        for attack, curve in curves.items()
-        if isinstance(curve, dict) and curve.get("fpr") and curve.get("tpr")
-    }
-
-
 def data_reports(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Read the sites' data reports that lie in this folder, by site."""
-    reports = {site.root.name: _json_object(run, site.data_report) for site in run.sites()}
+    reports = {site.root.name: json_object(run, site.data_report) for site in run.sites()}
     return {name: reports[name] for name in sorted(reports, key=natural) if reports[name]}
 
 
@@ -167,7 +151,12 @@ def _shared(part: str, name: str, tensor: Tensor) -> SharedTensor:
     return SharedTensor(part, name, shape, tensor.numel(), tensor.numel() * tensor.element_size(), leaves)
 
 
-def _json_object(run: RunFolder, path: Any) -> dict[str, Any]:
+def json_object(run: RunFolder, path: Any) -> dict[str, Any]:
+    """Read a JSON object of the run; empty where the file is missing or holds something else.
+
+    Raises:
+        RunError: the file is there but cannot be read.
+    """
     if not path.is_file():
         return {}
     try:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from lavq_core.config import as_overrides, compose
-from lavq_core.data.database import Database
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config

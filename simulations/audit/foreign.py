@@ -12,6 +12,7 @@ from rich.console import Console
 from lavq_core.errors import RunError
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder, write_atomic
+from lavq_core.settings_check import check
 from lavq_core.training.device import pick_device
 from simulations.audit.attacks import attack
 from simulations.audit.central_shadows import CentralRecipe
@@ -21,15 +22,20 @@ from simulations.audit.shadows import train_shadows
 from simulations.audit.verdict import NO_POWER, names_members, verdict, worth_trying
 
 THREAT_MODEL = (
-    "The attacker has the detector and its settings, holds all ECGs of a person with their superclass labels, and asks "
-    "whether that person was trained on. Shadow detectors are trained centrally, by the same steps, on random halves of "
-    "the people listed, members and non-members alike; nothing is known of hospitals, rounds or twins. Whoever copies "
-    "the training more closely may find more: what is found is the least that leaks."
+    "The attacker has the detector and its settings, holds all ECGs of a person with their superclass labels, and "
+    "asks whether that person was trained on. Shadow detectors are trained centrally, by the same steps, on random "
+    "halves of the people listed, members and non-members alike; nothing is known of hospitals, rounds or twins. "
+    "Whoever copies the training more closely may find more: what is found is the least that leaks."
 )
 
 
 def audit_model(
-    model: RunFolder, cohort: Cohort, out: Path, workers: int | None = None, console: Console | None = None
+    model: RunFolder,
+    cohort: Cohort,
+    out: Path,
+    shadows: int | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
 ) -> Metrics:
     """Attack a detector with LiRA, RMIA and a loss threshold; writes ``OUT/audit.json``.
 
@@ -39,6 +45,7 @@ def audit_model(
         model: an exported model or a run; only its configuration and its detector are read.
         cohort: of ``listed_cohort``.
         out: folder of the answer and the shadows.
+        shadows: default: ``audit.shadows`` of the model's configuration.
         workers, console: see ``train_shadows``.
 
     Raises:
@@ -47,6 +54,8 @@ def audit_model(
     """
     started = time.monotonic()
     shared = load_shared_model(model)
+    shared.config.audit.shadows = shadows or shared.config.audit.shadows
+    check(shared.config)
     members = int(cohort.member.sum())
     metrics: Metrics = {"audit.members": members, "audit.non_members": len(cohort) - members}
     curves = []
@@ -57,8 +66,8 @@ def audit_model(
         logits = cohort.logits(shared.detector)
         if not np.isfinite(logits).all():
             raise RunError(f"the detector in {model.root} answers with values that are not finite: its training failed")
-        shadows = train_shadows(cohort, recipe, out, workers, console)
-        scores = attack({"logits": logits}, shadows, cohort)
+        trained = train_shadows(cohort, recipe, out, workers, console)
+        scores = attack({"logits": logits}, trained, cohort)
         found = [measure(one.surface, one.attack, one.values, cohort.member) for one in scores if one.calibrated]
         findings = [finding for finding in found if finding is not None]
         for finding in findings:

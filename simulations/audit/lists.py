@@ -70,7 +70,9 @@ def _read(path: Path, database: Database | None, sampling_rate: int) -> _People:
     try:
         table = pd.read_csv(path.expanduser())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a CSV table ({type(error).__name__}): give an existing one") from None
+        raise DataError(
+            f"{path} cannot be read as a CSV table ({type(error).__name__}): give an existing one"
+        ) from None
     if len(table) == 0:
         raise DataError(f"{path} lists nobody: an attack needs people of both kinds")
     if "ecg_id" in table.columns and database is not None:

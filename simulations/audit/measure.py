@@ -11,6 +11,7 @@ from lavq_core.metrics.auc import Interval, auc_intervals
 
 CONFIDENCE = 0.95
 
+
 @dataclass(frozen=True)
 class Proportion:
     """``hits`` out of ``trials``, with its Clopper-Pearson interval."""

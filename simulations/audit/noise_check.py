@@ -53,7 +53,9 @@ def size_test(deviations: Sequence[float]) -> Finding:
     """Test released numbers of patients, each less the true one and in units of its noise: too far, or too near."""
     squares = float(np.square(deviations).sum())
     shown = ", ".join(f"{value:.3g}" for value in deviations)
-    return Finding("size", _two_sided(squares, len(deviations)), f"released numbers of patients deviate by {shown} sigma")
+    return Finding(
+        "size", _two_sided(squares, len(deviations)), f"released numbers of patients deviate by {shown} sigma"
+    )
 
 
 def scale_test(name: str, noise: np.ndarray) -> Finding:
@@ -68,7 +70,9 @@ def normal_test(name: str, noise: np.ndarray) -> Finding:
     values = noise.ravel()
     values = values[:: -(-values.size // _SAMPLE)]
     found = kstest(values, "norm")
-    return Finding(f"{name} distribution", float(found.pvalue), f"noise of the {name} is off normal by {found.statistic:.4f}")
+    return Finding(
+        f"{name} distribution", float(found.pvalue), f"noise of the {name} is off normal by {found.statistic:.4f}"
+    )
 
 
 def each_test(name: str, noise: np.ndarray, axis: int) -> Finding:
@@ -79,7 +83,9 @@ def each_test(name: str, noise: np.ndarray, axis: int) -> Finding:
     p = 2 * len(squares) * min(chi2.cdf(least, degrees), chi2.sf(most, degrees))
     low, high = np.sqrt([least / degrees, most / degrees])
     what = ("steps", "coordinates")[axis]
-    return Finding(f"{name} {what}", min(1.0, float(p)), f"over the {what}, noise is {low:.3f} to {high:.3f} of the promised")
+    return Finding(
+        f"{name} {what}", min(1.0, float(p)), f"over the {what}, noise is {low:.3f} to {high:.3f} of the promised"
+    )
 
 
 def repeat_test(name: str, first: np.ndarray, second: np.ndarray | None = None) -> Finding:

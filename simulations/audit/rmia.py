@@ -1,8 +1,8 @@
 """RMIA: Zarifzadeh, Liu and Shokri 2024, *Low-Cost High-Power Membership Inference Attacks* (ICML), section 3.
 
 A person is likelier a member the more other people z there are whom the attacked model has gained less on: the
-likelihood ratio of x, p(x | model) / p(x), has to exceed that of z by a factor gamma. p(x) is the mean over the shadows,
-half of which were trained on x.
+likelihood ratio of x, p(x | model) / p(x), has to exceed that of z by a factor gamma. p(x) is the mean over the
+shadows, half of which were trained on x.
 """
 
 from __future__ import annotations

@@ -27,14 +27,15 @@ UNCLAIMED_DELTA = 1e-5
 """Delta of lower bounds where a run claims nothing."""
 
 THREAT_MODEL = (
-    "The attacker holds all ECGs of a person with their superclass labels and asks whether that person was trained on. "
-    "The attacker knows the federation's settings, its initial weights and its hospitals, and trains the same federation "
-    "again on random halves of its patients (shadows). Attacked are the final detector, the codebook with the networks "
-    "that travel beside it, twins, and, as the server sees them, each hospital's updates round by round. Attacks on the "
-    "run itself take patients of the training folds as members and those of the other folds as non-members; folds "
-    "differ in more than membership, which a control measures. Attacks on replicas (the run trained again, memberships "
-    "drawn by fair coins) do not have that flaw, and they alone see updates. Whoever knows more may find more: what is "
-    "found is the least that leaks, and a leak that is not found is not ruled out."
+    "The attacker holds all ECGs of a person with their superclass labels and asks whether that person was trained "
+    "on. The attacker knows the federation's settings, its initial weights and its hospitals, and trains the same "
+    "federation again on random halves of its patients (shadows). Attacked are the final detector, the codebook "
+    "with the networks that travel beside it, twins, and, as the server sees them, each hospital's updates round by"
+    " round. Attacks on the run itself take patients of the training folds as members and those of the other folds "
+    "as non-members; folds differ in more than membership, which a control measures. Attacks on replicas (the run "
+    "trained again, memberships drawn by fair coins) do not have that flaw, and they alone see updates. Whoever "
+    "knows more may find more: what is found is the least that leaks, and a leak that is not found is not ruled "
+    "out."
 )
 
 

@@ -1,9 +1,9 @@
 """Shadows: what the attacked model might have been, with training sets that the attacker knows.
 
-How a shadow is trained is its recipe's (``federated_shadows`` for a run, ``central_shadows`` for a detector whose run is
-not at hand). Who is in which, how many are trained at a time and where they are kept is here. A shadow depends on its
-recipe, the patients and its number alone, so the same come out of any number of processes, and a finished one is kept
-on disk. (Private shadows alone differ, by their noise.)
+How a shadow is trained is its recipe's (``federated_shadows`` for a run, ``central_shadows`` for a detector whose run
+is not at hand). Who is in which, how many are trained at a time and where they are kept is here. A shadow depends on
+its recipe, the patients and its number alone, so the same come out of any number of processes, and a finished one is
+kept on disk. (Private shadows alone differ, by their noise.)
 """
 
 from __future__ import annotations

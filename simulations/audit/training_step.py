@@ -134,9 +134,7 @@ def audit_training_step(
     )
 
 
-def canary_scores(
-    canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales
-) -> np.ndarray:
+def canary_scores(canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales) -> np.ndarray:
     """Log likelihood ratio that each canary took part: ``(m,)``.
 
     Args:
@@ -151,7 +149,7 @@ def canary_scores(
     to_centre = NORM / scales.centre
     agreement = (adds * found).sum(dim=(0, 2)) + to_centre * left.centre[axis]  # (m,)
     energy = adds.square().sum(dim=(0, 2)) + to_centre**2
-    return np.asarray((agreement - energy / 2))
+    return np.asarray(agreement - energy / 2)
 
 
 def check_noise(left: Sums, other: Sums, groups: dict[str, Sums]) -> tuple[list[Finding], NoiseScale]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from simulations.audit.finding import RATES, measure, measure_replicas
 from simulations.audit.measure import (
-    LEAK,
-    NO_LEAK_SHOWN,
-    NO_POWER,
     OperatingPoint,
     Proportion,
     attack_auc,
+    band,
     clopper_pearson,
     operating_point,
     roc_curve,
-    verdict,
-    worth_trying,
 )
+from simulations.audit.verdict import CONSISTENT, LEAK, NO_POWER, names_members, verdict, worth_trying
 
 
 def gaussian_attack(members: int, non_members: int, edge: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,31 +103,92 @@ def test_a_planted_attack_reads_its_exact_rate() -> None:
     )
 
 
+# The verdict
+
+
 def test_a_clear_leak_is_found() -> None:
-    assert verdict(operating_point(*gaussian_attack(258, 161, 2.5, seed=0))) == LEAK
+    assert names_members(operating_point(*gaussian_attack(258, 161, 2.5, seed=0)))
 
 
-def test_an_attack_at_chance_is_acquitted_and_hardly_ever_convicted() -> None:
-    verdicts = [verdict(operating_point(*gaussian_attack(258, 161, 0.0, seed))) for seed in range(400)]
-    assert verdicts.count(LEAK) <= 400 * 0.05
-    assert verdicts.count(NO_LEAK_SHOWN) >= 400 * 0.95
+def test_an_attack_at_chance_hardly_ever_names_members() -> None:
+    named = [names_members(operating_point(*gaussian_attack(258, 161, 0.0, seed))) for seed in range(400)]
+    assert sum(named) <= 400 * 0.05
 
 
-def test_the_verdict_follows_its_stated_rule() -> None:
-    assert verdict(point(258, 258, 0, 29)) == NO_POWER  # too few non-members, whatever was found
-    assert verdict(point(10, 10, 0, 100)) == NO_POWER
-    assert verdict(point(30, 60, 0, 40)) == LEAK  # .37 to .63 against at most .09
-    assert verdict(point(2, 60, 0, 40)) == NO_POWER  # a tenth found, 6 of 60, could not be told from .09
-    assert verdict(point(3, 258, 1, 161)) == NO_LEAK_SHOWN  # a tenth, 26 of 258, could be told from .034
+def test_naming_members_follows_its_stated_rule() -> None:
+    assert names_members(point(30, 60, 0, 40))  # .37 to .63 against at most .09
+    assert not names_members(point(2, 60, 0, 40))
+    assert names_members(point(12, 60, 0, 40))  # .107 against .088
+    assert not names_members(point(12, 60, 0, 40), tests=6)  # six attacks share the false alarms of one
 
 
-@settings(deadline=None)
-@given(st.integers(1, 400), st.integers(1, 400), st.data())
-def test_the_verdict_never_calls_a_detector_private(members: int, non_members: int, data: st.DataObject) -> None:
-    found, accused = data.draw(st.integers(0, members)), data.draw(st.integers(0, non_members // 100))
-    said = verdict(point(found, members, accused, non_members))
-    assert said in (LEAK, NO_LEAK_SHOWN, NO_POWER)
-    if not worth_trying(members, non_members):
-        assert said == NO_POWER
-    if said == LEAK:
-        assert found / members > accused / non_members
+@pytest.mark.parametrize(
+    ("leaks", "claimed", "bounds", "provable", "checked", "said"),
+    [
+        ([True], 0.0, [], 0.0, False, LEAK),
+        ([False, True], 0.0, [], 0.0, False, LEAK),
+        ([False], 0.0, [], 9.0, False, NO_POWER),  # nothing claimed, nothing found: nothing shown
+        ([False], 1.0, [0.2, 1.1], 4.0, False, LEAK),
+        ([True], 1.0, [0.2], 4.0, True, LEAK),  # the noise is not there
+        ([False], 1.0, [0.2], 4.0, False, CONSISTENT),
+        ([False], 8.0, [0.2], 4.0, False, NO_POWER),  # not even a perfect attack could contradict 8
+        ([False], 8.0, [0.2], 4.0, True, CONSISTENT),  # but the noise was measured
+    ],
+)
+def test_the_verdict_follows_its_stated_rule(
+    leaks: list[bool], claimed: float, bounds: list[float], provable: float, checked: bool, said: str
+) -> None:
+    assert verdict(leaks, claimed, bounds, provable, checked) == said
+
+
+def test_ten_patients_are_not_worth_an_attack() -> None:
+    assert not worth_trying(258, 29)
+    assert not worth_trying(10, 100)
+    assert worth_trying(30, 30)
+
+
+# A finding
+
+
+def test_a_finding_keeps_rates_and_a_curve_with_bands() -> None:
+    scores, member = gaussian_attack(300, 2_000, 2.0, seed=5)
+    found = measure("detector", "lira", scores, member)
+    assert found is not None
+    exact = operating_point(scores, member, 0.001)
+    metrics = found.metrics()
+    assert metrics["audit.detector.lira.tpr_at_01pct_fpr"] == exact.true_positives.value
+    assert metrics["audit.detector.lira.tpr_at_01pct_fpr.low"] == exact.true_positives.low
+    curve = {name: np.array(values) for name, values in found.curve.items()}
+    assert (np.diff(curve["fpr"]) > 0).all()
+    assert (curve["low"] <= curve["tpr"]).all()
+    assert (curve["tpr"] <= curve["high"]).all()
+    assert curve["tpr"][-1] == 1.0
+
+
+def test_bands_are_clopper_pearson_at_every_point() -> None:
+    low, high = band(np.array([0.0, 0.25, 1.0]), 40)
+    expected = np.array([clopper_pearson(hits, 40) for hits in (0, 10, 40)])
+    np.testing.assert_allclose(np.stack([low, high], axis=1), expected)
+
+
+def test_who_could_not_be_scored_is_left_out() -> None:
+    scores, member = gaussian_attack(60, 60, 1.0, seed=6)
+    scores[::2] = np.nan
+    found = measure("twins", "density", scores, member)
+    assert found is not None
+    assert found.points["tpr_at_1pct_fpr"].true_positives.trials == 30
+    scores[:40] = np.nan
+    assert measure("twins", "density", scores, member) is None  # too few are left to show anything
+
+
+def test_replicas_are_averaged_with_the_intervals_of_one() -> None:
+    drawn = [gaussian_attack(150, 150, 1.5, seed) for seed in range(6)]
+    found = measure_replicas("detector", "lira", [scores for scores, _ in drawn], [member for _, member in drawn])
+    each = [measure("detector", "lira", *one) for one in drawn]
+    assert found is not None
+    assert found.auc.value == pytest.approx(np.mean([one.auc.value for one in each if one]))
+    for name in RATES:
+        mean = np.mean([one.points[name].true_positives.value for one in each if one])
+        assert found.points[name].true_positives.value == pytest.approx(mean, abs=0.5 / 150)
+        assert found.points[name].true_positives.trials == 150
+    assert found.key == "audit.detector.lira.replicas."
