@@ -33,13 +33,14 @@ def attack(target: Answers, shadows: Shadows, cohort: Cohort) -> list[Scores]:
         shadows: of the same cohort, none of which may tell who was in the attacked model.
         cohort: whose logits are in the answers.
     """
+    classes = cohort.y.shape[1]
     loss = cohort.patient_means(negative_loss(target["logits"], cohort.y))  # (P,)
     losses = cohort.patient_means(negative_loss(shadows.answers["logits"], cohort.y))  # (N, P)
     margin = cohort.patient_means(label_margin(target["logits"], cohort.y))
     margins = cohort.patient_means(label_margin(shadows.answers["logits"], cohort.y))
     scores = [
         Scores("detector", "lira", calibrated(margin, margins, shadows.included), True),
-        Scores("detector", "rmia", rmia(loss, losses), True),
+        Scores("detector", "rmia", rmia(classes * loss, classes * losses), True),  # of all labels of a record together
         Scores("detector", "loss", loss, False),
     ]
     for name in sorted(target.keys() & shadows.answers.keys() - {"logits"}):
