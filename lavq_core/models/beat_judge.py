@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavq_core.models.feature_detector import FeatureDetector
-
-_BEAT_SCALE = 0.5  # mV, as in ``lavq_core.signals.description``
-_SAMPLES = 96  # of a beat in the description
+from lavq_core.signals.description import BEAT_SAMPLES, BEAT_SCALE
 
 
 class BeatJudge(nn.Module):
@@ -37,7 +35,7 @@ class BeatJudge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map median beats ``(B, 8, W)`` in mV to logits ``(B, 5)``."""
-        beat = torch.tanh(x.unflatten(-1, (_SAMPLES, -1)).mean(-1) / _BEAT_SCALE).flatten(1)  # (B, 768)
+        beat = torch.tanh(x.unflatten(-1, (BEAT_SAMPLES, -1)).mean(-1) / BEAT_SCALE).flatten(1)  # (B, 768)
         beat = beat / math.sqrt(beat.shape[1])
         rest = self.centre.new_zeros(self.centre.shape[0] - beat.shape[1]).expand(len(beat), -1)
         apart = torch.cat([beat - self.centre[: beat.shape[1]], rest], dim=1)

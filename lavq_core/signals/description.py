@@ -40,15 +40,16 @@ from lavq_core.signals.leads import INDEPENDENT_LEADS
 RATE = 100  # Hz, at which ECGs are described
 VERSION = 1  # raised whenever the description changes
 SHORTEST = 2.0  # s
+BEAT_SAMPLES = frame_length(RATE)  # of the median beat in each lead
+BEAT_SCALE = 0.5  # mV, at which the median beat is squashed
 
-_BEAT_SCALE = 0.5  # mV
 _FREQUENCIES = (0.7, 1.4, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 25.0, 35.0)  # Hz, from breathing to the notches of QRS
 _CYCLES = 0.8  # standard deviation of a Morlet wavelet's envelope, in periods
 _REACH = 4.0  # standard deviations of its spectrum that are kept
 _PADDING = 5.0  # s, of zeros, so that the end of a record does not ring in its beginning
 _TYPICAL, _SPREAD = 0.03, 1.5  # mV and natural logarithm: of a wavelet's size
 _MEASURES = 173
-SIZE = len(INDEPENDENT_LEADS) * (frame_length(RATE) + 4 * len(_FREQUENCIES)) + _MEASURES
+SIZE = len(INDEPENDENT_LEADS) * (BEAT_SAMPLES + 4 * len(_FREQUENCIES)) + _MEASURES
 
 
 def describe(signals: np.ndarray, sampling_rate: int, beats: Beats | None = None) -> np.ndarray:
@@ -72,7 +73,7 @@ def describe(signals: np.ndarray, sampling_rate: int, beats: Beats | None = None
     if sampling_rate != RATE:
         signals = resample_poly(signals, 1, sampling_rate // RATE, axis=-1).astype(np.float32)
     beats = find_beats(signals, RATE) if beats is None or sampling_rate != RATE else beats
-    parts = (np.tanh(beats.median / _BEAT_SCALE), np.tanh(measures(beats)), np.tanh(wavelet_sizes(signals)))
+    parts = (np.tanh(beats.median / BEAT_SCALE), np.tanh(measures(beats)), np.tanh(wavelet_sizes(signals)))
     flat = [part.reshape(len(signals), -1) for part in parts]
     return np.concatenate([part / np.sqrt(part.shape[1]) for part in flat], axis=1, dtype=np.float32)
 

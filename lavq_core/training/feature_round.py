@@ -27,8 +27,13 @@ class FeatureUpdate:
     """What a round gives."""
 
     detector: Mapping[str, Tensor]  # leaves
-    size: float  # leaves, as the weight of the average: the released number of patients
+    size: float  # the released number of patients
     loss: float  # stays on site; NaN in round 1
+
+    @property
+    def examples(self) -> int:
+        """The weight of the average, which leaves: patients, at least one as noise may leave none."""
+        return max(1, round(self.size))
 
 
 Further = Callable[[Plan, float], Parts]

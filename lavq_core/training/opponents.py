@@ -56,18 +56,3 @@ class Opponents(nn.Module):
         assert self.discriminator is not None
         real, fake = (self.discriminator(x, like.asked, like.asked_mask, like.y) for x in (like.x, made))
         return discriminator_loss(real, fake)
-
-
-def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimiser's state to named tensors, ``"3.exp_avg"`` for the fourth parameter, on the CPU."""
-    state = optimiser.state_dict()["state"]
-    return {f"{i}.{key}": torch.as_tensor(v).detach().cpu() for i, kept in state.items() for key, v in kept.items()}
-
-
-def restore_moments(optimiser: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    """Load what ``moments_of`` gave; without any, the optimiser stays as it is."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in moments.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,7 +63,7 @@ def separator_round(
     trainer = PrivateSeparatorTrainer(
         networks,
         codebook,
-        BeatJudge(copy.deepcopy(detector)) if place.number > 1 else None,
+        BeatJudge(detector) if place.number > 1 else None,
         config,
         secret_generator(),
         own.steps.noise_multiplier,

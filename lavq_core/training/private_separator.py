@@ -30,7 +30,7 @@ from lavq_core.privacy.patient_gradients import Items, Loss, Weights, clipped_gr
 from lavq_core.settings import Config
 from lavq_core.text.statements import named, requests
 from lavq_core.training.guided import GuidedBeats
-from lavq_core.training.opponents import moments_of, restore_moments
+from lavq_core.training.optimiser_state import moments_of, restore_moments
 from lavq_core.training.private_losses import PatientLosses
 from lavq_core.training.separator_training import CONTENT_NOISE, scheduled_rate
 

@@ -28,7 +28,8 @@ from lavq_core.models.prior import count_codes
 from lavq_core.settings import Config
 from lavq_core.training.device import mixed_precision
 from lavq_core.training.guided import GuidedBeats, class_weights
-from lavq_core.training.opponents import Opponents, moments_of, restore_moments
+from lavq_core.training.opponents import Opponents
+from lavq_core.training.optimiser_state import moments_of, restore_moments
 from lavq_core.training.separator_losses import Pass, losses_of
 
 _REVIVE_EVERY = 10  # steps

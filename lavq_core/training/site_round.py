@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.errors import ConfigError, DataError
+from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
@@ -63,6 +63,17 @@ class SiteUpdate:
     measured: dict[str, float]  # stays on site
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a site's round starts from; networks and detector are trained in place."""
+
+    place: Round
+    shared: SharedState
+    networks: Networks  # as broadcast where they are shared, else the site's own
+    kept: StateDict  # what the separator's training goes on from
+    detector: Detector  # as broadcast
+
+
 def train_round(
     site: SiteData,
     private_model: Path,
@@ -81,74 +92,93 @@ def train_round(
     if len(site.train_positions) == 0:
         raise DataError(f"site {site.name} has no record in the training folds: leave it out of the federation")
     device = pick_device(config.run.device)
-    generator = torch.Generator().manual_seed(_round_seed(config.run.seed, site.name, number))
     networks, kept = load_start(config, private_model, before=number)
     networks.to(device).take_over(shared.networks)
-    model = shared_detector(config, shared.detector).to(device)
+    detector = shared_detector(config, shared.detector).to(device)
+    start = _Start(Round(site.name, number, rounds), shared, networks, kept, detector)
     if config.privacy.epsilon > 0:
-        place = Round(site.name, number, rounds)
-        return _private_round(site, private_model, shared, networks, kept, model, place, ledger)
-    judge = copy.deepcopy(model).eval().requires_grad_(False) if number > 1 else None  # round 1 starts from noise
+        return _private_round(site, private_model, start, ledger)
+    return _open_round(site, private_model, start)
 
-    steps, before = config.separator_training.steps, rounds_before(config.separator_training.after, rounds)
-    total, done = (rounds - before) * steps, (number - 1 - before) * steps
+
+def _open_round(site: SiteData, private_model: Path, start: _Start) -> SiteUpdate:
+    """Train one round without noise: separator, then detector."""
+    config, place = site.config, start.place
+    generator = torch.Generator().manual_seed(_round_seed(config.run.seed, place))
+    trainer, statistics, measured = _train_separator(site, start, generator)
+    save_private(private_model, start.networks, place.number, trainer.keep())
+
+    trained = bool(measured) or "editor" in config.federation.share  # else nobody trained this editor
+    due = place.number > rounds_before(config.twins.after, place.rounds)
+    twins = None
+    if trained and due and config.separator_training.steps > 0:
+        known = statistics["requests"] + start.shared.codebook["requests"]
+        twins = training_twins(site, start.networks, trainer.codes.cpu(), known, generator)
+    learnt = _train_detector(site, start, twins, generator)
+
+    measured |= {"twins": float(len(twins)) if twins is not None else 0.0, "detector_loss": learnt.loss}
+    networks = start.networks.shared(config.federation.share)
+    return SiteUpdate(learnt.detector, networks, learnt.moments, statistics, learnt.examples, measured)
+
+
+def _train_separator(
+    site: SiteData, start: _Start, generator: torch.Generator
+) -> tuple[SeparatorTrainer, StateDict, dict[str, float]]:
+    """Train separator, editor and prior network; the trainer, the codes' statistics, and what was measured."""
+    config, place, steps = site.config, start.place, site.config.separator_training.steps
+    before = rounds_before(config.separator_training.after, place.rounds)
+    done = (place.number - 1 - before) * steps
+    # Weights that nobody trained judge nothing.
+    judge = copy.deepcopy(start.detector).requires_grad_(False) if place.number > 1 else None
     trainer = SeparatorTrainer(
-        networks,
-        shared.codebook,
+        start.networks,
+        start.shared.codebook,
         judge,
         config,
         generator,
-        total=total,
+        total=(place.rounds - before) * steps,
         done=max(0, done),
-        kept=kept,
+        kept=start.kept,
     )
     measured = trainer.run(site.beats, steps if done >= 0 else 0)
-    if measured:
-        statistics = trainer.statistics(site.beats)
-        measured["perplexity"] = perplexity(statistics["counts"])
-    else:  # too early, or no abnormal or no NORM record: nothing was trained, so there is nothing to say
-        statistics = no_statistics(config.codebook, beat_tokens(config))
-    save_private(private_model, networks, number, trainer.keep())
+    if not measured:  # too early, or no abnormal or no NORM record: nothing was trained, so there is nothing to say
+        return trainer, no_statistics(config.codebook, beat_tokens(config)), {}
+    statistics = trainer.statistics(site.beats)
+    return trainer, statistics, measured | {"perplexity": perplexity(statistics["counts"])}
 
-    known = {"requests": statistics["requests"] + shared.codebook["requests"]}
-    can_edit = bool(measured) or "editor" in config.federation.share  # else nobody trained this editor
-    twins = None
-    if can_edit and steps > 0 and number > rounds_before(config.twins.after, rounds):
-        twins = training_twins(site, networks, trainer.codes.cpu(), known["requests"], generator)
-    measured["twins"] = float(len(twins)) if twins is not None else 0.0
-    leaving, place = networks.shared(config.federation.share), Round(site.name, number, rounds)
+
+@dataclass(frozen=True)
+class _Learnt:
+    """The detector's part of an update."""
+
+    detector: StateDict
+    moments: StateDict
+    examples: int
+    loss: float
+
+
+def _train_detector(site: SiteData, start: _Start, twins: LabelledEcgs | None, generator: torch.Generator) -> _Learnt:
+    """Train the detector on records and twins; one of fixed features sees records alone."""
+    model = start.detector
     if isinstance(model, FeatureDetector):
-        update = feature_round(model.cpu(), site.described, config, place, ledger)
-        measured["detector_loss"] = update.loss
-        return SiteUpdate(dict(update.detector), leaving, {}, statistics, max(1, round(update.size)), measured)
-    real = site.ecgs
-    everything = real if twins is None else real + twins
-    loss, moments = train_in_round(model, everything, config, place, shared.moments, generator)
-    measured["detector_loss"] = loss
-    return SiteUpdate(_on_cpu(model.state_dict()), leaving, moments, statistics, len(real), measured)
+        update = feature_round(model.cpu(), site.described, site.config, start.place, ledger=None)
+        return _Learnt(dict(update.detector), {}, update.examples, update.loss)
+    data = site.ecgs if twins is None else site.ecgs + twins
+    loss, moments = train_in_round(model, data, site.config, start.place, start.shared.moments, generator)
+    return _Learnt(_on_cpu(model.state_dict()), moments, len(site.ecgs), loss)
 
 
-def _private_round(
-    site: SiteData,
-    private_model: Path,
-    shared: SharedState,
-    networks: Networks,
-    kept: StateDict,
-    model: Detector,
-    place: Round,
-    ledger: Ledger | None,
-) -> SiteUpdate:
-    """Train one round privately: separator, codebook and detector, in one entry of the ledger.
+def _private_round(site: SiteData, private_model: Path, start: _Start, ledger: Ledger | None) -> SiteUpdate:
+    """Train one round privately, on the CPU: separator, codebook and detector, in one entry of the ledger.
 
     Twins are not trained on: a detector of fixed features sees records alone.
     """
-    if not isinstance(model, FeatureDetector):
-        raise ConfigError("privacy.epsilon needs detector.kind=features")
-    networks, model, judge = networks.cpu(), model.cpu(), copy.deepcopy(model).cpu()
+    networks, model, place = start.networks.cpu(), start.detector.cpu(), start.place
+    assert isinstance(model, FeatureDetector)  # ``settings_check`` refuses any other
     released: list[SeparatorRelease] = []
 
     def separator(plan: Plan, size: float) -> Parts:
-        released.append(separator_round(site, networks, shared.codebook, judge, plan, size, place, kept))
+        released.append(separator_round(site, networks, start.shared.codebook, model, plan, size, place, start.kept))
         # What no mechanism made is not entered: the guard then lets it pass only where everybody knows it.
         return released[0].parts() if plan.separator_in(place.number) else {}
 
@@ -156,8 +186,7 @@ def _private_round(
     done = released[0]
     save_private(private_model, networks, place.number, done.kept)
     measured = {"detector_loss": update.loss, "twins": 0.0}
-    examples = max(1, round(update.size))
-    return SiteUpdate(dict(update.detector), dict(done.networks), {}, done.statistics, examples, measured)
+    return SiteUpdate(dict(update.detector), dict(done.networks), {}, done.statistics, update.examples, measured)
 
 
 def training_twins(
@@ -184,9 +213,9 @@ def training_twins(
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
 
 
-def _round_seed(seed: int, site: str, number: int) -> int:
+def _round_seed(seed: int, place: Round) -> int:
     """Another stream for every site and round, the same in every process (Python's own hash is salted)."""
-    return zlib.crc32(f"{seed}/{site}/{number}".encode())
+    return zlib.crc32(f"{seed}/{place.site}/{place.number}".encode())
 
 
 def _on_cpu(state: StateDict) -> StateDict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,11 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import predict
+from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import ONE_SITE
+from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
-from simulations.experiments.results_file import FOLDER, Row
+from simulations.experiments.results_file import Row
 from simulations.launch import quoted
 from simulations.partitions import partition
 from simulations.summary import byte_counts
@@ -47,35 +48,6 @@ METHODS = {
     "leave-out": _NO_TWINS,
 }
 PARTITIONS = {"site": "site", "dirichlet-0.1": "dirichlet:0.1", "iid": "iid"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training of one arm."""
-
-    arm: str
-    seed: int
-    overrides: tuple[str, ...]
-    folder: Path
-
-    @property
-    def complete(self) -> list[str]:
-        """Every override of this training."""
-        method, where = self.arm.split("/", 1)
-        config = compose(self.overrides)
-        added = [*METHODS[method], f"run.seed={self.seed}", f"run.dir={quoted(self.folder)}"]
-        if method == "centralised":
-            added += ONE_SITE
-        elif where in PARTITIONS:
-            added.append(f"partition.scheme={PARTITIONS[where]}")
-        if method == "fedavg-moments":
-            training, rounds = config.detector_training, config.federation.rounds * _ROUND_SPLIT
-            added += [f"federation.rounds={rounds}", f"detector_training.epochs={training.epochs / _ROUND_SPLIT}"]
-            added.append(f"detector_training.steps={training.steps or _STEPS}")
-        if method == "leave-out":
-            sites = config.federation.sites - 1
-            added += [f"federation.sites={sites}", f"federation.min_sites={min(sites, config.federation.min_sites)}"]
-        return [*self.overrides, *added]
 
 
 def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -117,39 +89,52 @@ def run_experiment(
 
 def _train(job: Job) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train one arm in a process of its own; its predictions on the test fold, and what it cost."""
-    file, cost = job.folder / "test-predictions.csv", job.folder / "cost.json"
+    file, cost, local = job.folder / "test-predictions.csv", job.folder / "cost.json", job.arm.startswith("local")
     if not (file.is_file() and cost.is_file()):
-        table = _train_local(job.complete) if job.arm.startswith("local") else _train_together(job)
+        table = _train_local(complete_overrides(job)) if local else _train_together(job)
         table.to_csv(file, index=False)
-        write_atomic(cost, json.dumps({} if job.arm.startswith("local") else _cost(RunFolder(job.folder))))
+        write_atomic(cost, json.dumps({} if local else _cost(RunFolder(job.folder))))
     return pd.read_csv(file).assign(arm=job.arm, seed=job.seed), json.loads(cost.read_text(encoding="utf-8"))
+
+
+def complete_overrides(job: Job) -> list[str]:
+    """Every override of a training: the experiment's, then those of its arm."""
+    method, where = job.arm.split("/", 1)
+    config = compose(job.overrides)
+    added = [*METHODS[method], f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
+    if method == "centralised":
+        added += ONE_SITE
+    elif where in PARTITIONS:
+        added.append(f"partition.scheme={PARTITIONS[where]}")
+    if method == "fedavg-moments":
+        training, rounds = config.detector_training, config.federation.rounds * _ROUND_SPLIT
+        added += [f"federation.rounds={rounds}", f"detector_training.epochs={training.epochs / _ROUND_SPLIT}"]
+        added.append(f"detector_training.steps={training.steps or _STEPS}")
+    if method == "leave-out":
+        sites = config.federation.sites - 1
+        added += [f"federation.sites={sites}", f"federation.min_sites={min(sites, config.federation.min_sites)}"]
+    return [*job.overrides, *added]
 
 
 def _train_together(job: Job) -> pd.DataFrame:
     from simulations.inprocess import run_in_process
 
-    config, run = compose(job.complete), RunFolder(job.folder)
-    database, shares = _hospitals(compose(job.overrides))
+    overrides, run, hospitals = complete_overrides(job), RunFolder(job.folder), compose(job.overrides)
     method, where = job.arm.split("/", 1)
     if method == "leave-out":
-        run_in_process(job.complete, len(shares), absent={list(shares).index(where)})
+        database, shares = _hospitals(hospitals)
+        run_in_process(overrides, len(shares), absent={list(shares).index(where)})
         return _scores_at(where, database, shares[where], run)
-    run_in_process(job.complete, config.federation.sites)
-    table = pd.concat([pd.read_csv(site.predictions) for site in run.sites()], ignore_index=True)
-    owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
-    return table[table["fold"] == config.data.test_fold].assign(site=lambda rows: rows["ecg_id"].map(owner))
+    run_in_process(overrides, compose(overrides).federation.sites)
+    return _by_hospital([pd.read_csv(site.predictions) for site in run.sites()], hospitals)
 
 
 def _scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
     """Test predictions of a run's final detector at a hospital that took no part."""
-    from client.evaluation import write_predictions
-    from client.site import Site
-    from lavq_core.training.site_data import SiteData
+    from simulations.experiments.alone import predictions_at
 
     shared = load_shared_model(run)
-    site = Site(SiteData(name, database, positions, shared.config), run.site(name))
-    write_predictions(site, shared.detector)
-    table = pd.read_csv(site.folder.predictions)
+    table = predictions_at(SiteData(name, database, positions, shared.config), run.site(name), shared.detector)
     return table[table["fold"] == shared.config.data.test_fold]
 
 
@@ -181,32 +166,22 @@ def _costs(jobs: Sequence[Job], costs: Sequence[dict[str, float]]) -> list[Row]:
 
 
 def _train_local(overrides: Sequence[str]) -> pd.DataFrame:
-    """Every hospital alone: the rounds of a federation in which nobody else takes part."""
-    from client import evaluation
-    from client.site import Site
-    from lavq_core.models.codebook import merge_statistics
-    from lavq_core.models.stored import shared_detector
-    from lavq_core.training.site_data import SiteData
-    from lavq_core.training.site_round import SharedState, train_round
-    from server.app import initial_model
+    """Every hospital alone."""
+    from simulations.experiments.alone import train_alone
 
     config = compose(overrides)
-    run, parts = RunFolder(Path(config.run.dir)), []
-    database = Database.configured(config.data)
+    run, database = RunFolder(Path(config.run.dir)), Database.configured(config.data)
     shares = partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
-    for name, positions in shares.items():
-        site = Site(SiteData(name, database, positions, config), run.site(name))
-        model, rounds = initial_model(config), config.federation.rounds
-        shared = SharedState(model.detector, model.codebook, model.networks, model.moments)
-        for number in range(1, rounds + 1):
-            update = train_round(site.data, site.folder.private_model, shared, number, rounds)
-            codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
-            shared = SharedState(update.detector, codebook, update.networks, update.moments)
-        evaluation.write_predictions(site, shared_detector(config, shared.detector))
-        parts.append(pd.read_csv(site.folder.predictions))
+    parts = [train_alone(SiteData(name, database, rows, config), run.site(name)) for name, rows in shares.items()]
+    return _by_hospital(parts, config)
+
+
+def _by_hospital(parts: Sequence[pd.DataFrame], config: Config) -> pd.DataFrame:
+    """Test predictions of all sites, each record under the hospital that recorded it, whatever the partition."""
+    database, shares = _hospitals(config)
     table = pd.concat(parts, ignore_index=True)
     table = table[table["fold"] == config.data.test_fold]
-    owner = {ecg_id: name for name, rows in _hospitals(config)[1].items() for ecg_id in database.table.index[rows]}
+    owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
 
 
@@ -217,12 +192,8 @@ def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
 
 
 def write_predictions(predictions: pd.DataFrame, name: str = "federation") -> None:
-    """Keep the predictions behind a results file, small and re-scorable."""
-    kept = FOLDER / "predictions" / f"{name}.csv.gz"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.drop(columns=["fold"]).to_csv(
-        kept, index=False, float_format="%.3f", compression={"method": "gzip", "mtime": 0}
-    )
+    """Keep test predictions, re-scorable to the third decimal."""
+    keep_predictions(predictions.drop(columns=["fold"]), name, float_format="%.3f")
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,11 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.population import Scored, evaluate
 from lavq_core.models.calibration import Calibration
-from lavq_core.models.codebook import merge_statistics
-from lavq_core.models.stored import shared_detector
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config, DataConfig
 from lavq_core.training.site_data import SiteData
-from lavq_core.training.site_round import SharedState, train_round
 from simulations.experiments.generators import ONE_SITE
+from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import FOLDER, Row
 from simulations.experiments.seeds import over_seeds
@@ -38,16 +35,6 @@ ARMS = ("centralised", "permuted")
 _ALONE = (*ONE_SITE, "separator_training.steps=0", "twins.per_record=0")
 _DECIMALS = 4
 _KEPT = ["ecg_id", "fold", *SUPERCLASSES, "arm", "seed"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training of one arm."""
-
-    arm: str
-    seed: int
-    overrides: tuple[str, ...]
-    folder: Path
 
 
 def run_population(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> pd.DataFrame:
@@ -64,33 +51,17 @@ def run_population(overrides: Sequence[str], seeds: int, work: Path, workers: in
 
 def _train(job: Job) -> pd.DataFrame:
     """Train one arm in a process of its own; what it says of the held-out folds."""
-    from client.evaluation import write_predictions
-    from client.site import Site
+    from simulations.experiments.alone import train_alone
 
     torch.set_num_threads(1)
-    run = RunFolder(job.folder)
-    folder = run.site("everybody")
+    folder = RunFolder(job.folder).site("everybody")
     if not folder.predictions.is_file():
         config = compose([*job.overrides, f"run.seed={job.seed}"])
         database = Database.configured(config.data, progress=False)
         if job.arm == "permuted":
             database = with_permuted_labels(database, config.data, job.seed)
-        site = Site(SiteData("everybody", database, np.arange(len(database)), config), folder)
-        write_predictions(site, shared_detector(config, _rounds(site.data, folder.private_model, config).detector))
+        train_alone(SiteData("everybody", database, np.arange(len(database)), config), folder)
     return pd.read_csv(folder.predictions).assign(arm=job.arm, seed=job.seed)[_KEPT]
-
-
-def _rounds(site: SiteData, private_model: Path, config: Config) -> SharedState:
-    """Go through all rounds of a federation of one."""
-    from server.app import initial_model
-
-    model, rounds = initial_model(config), config.federation.rounds
-    shared = SharedState(model.detector, model.codebook, model.networks)
-    for number in range(1, rounds + 1):
-        update = train_round(site, private_model, shared, number, rounds)
-        codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
-        shared = SharedState(update.detector, codebook, update.networks)
-    return shared
 
 
 def with_permuted_labels(database: Database, data: DataConfig, seed: int) -> Database:
@@ -101,10 +72,8 @@ def with_permuted_labels(database: Database, data: DataConfig, seed: int) -> Dat
 
 
 def write_population_predictions(predictions: pd.DataFrame, folder: Path = FOLDER) -> None:
-    """Keep the predictions behind the results, small: ``lavq evaluate`` re-scores one arm and seed of them."""
-    kept = folder / "predictions" / "population.csv.gz"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(kept, index=False, compression={"method": "gzip", "mtime": 0})
+    """Keep the predictions behind the results: ``lavq evaluate`` re-scores one arm and seed of them."""
+    keep_predictions(predictions, "population", folder)
 
 
 def score(predictions: pd.DataFrame, database: Database, config: Config) -> list[Row]:

@@ -9,7 +9,6 @@ stands for another draw and not for a repeatable one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
 from lavq_core.runs.status import run_status
 from simulations.experiments.federation import score
+from simulations.experiments.jobs import Job
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.launch import quoted
@@ -33,48 +33,36 @@ ARMS = {
 }
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training of one arm."""
-
-    arm: str
-    seed: int
-    overrides: tuple[str, ...]
-    folder: Path
-
-
 def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> tuple[pd.DataFrame, list[Row]]:
     """Train every arm with every seed; finished trainings in ``work`` are not repeated.
 
     Returns:
         Predictions on the test fold, and rows: macro AUC pooled, per site and worst, ``epsilon`` and ``delta``, bytes.
     """
-    trainings = [
-        Training(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS
-    ]
-    done = each_seed(_train, [(training,) for training in trainings], workers, "trainings done")
+    jobs = [Job(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS]
+    done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
     predictions = pd.concat(done, ignore_index=True)
-    return predictions, score(predictions) + _costs(trainings)
+    return predictions, score(predictions) + _costs(jobs)
 
 
-def _train(training: Training) -> pd.DataFrame:
+def _train(job: Job) -> pd.DataFrame:
     """Train one arm in a process of its own; its predictions on the test fold."""
     from simulations.inprocess import run_in_process
 
-    complete = [*training.overrides, *ARMS[training.arm], f"run.seed={training.seed}"]
-    complete.append(f"run.dir={quoted(training.folder)}")
-    config, run = compose(complete), RunFolder(training.folder)
+    complete = [*job.overrides, *ARMS[job.arm], f"run.seed={job.seed}"]
+    complete.append(f"run.dir={quoted(job.folder)}")
+    config, run = compose(complete), RunFolder(job.folder)
     if not run.model.is_dir():
         run_in_process(complete, config.federation.sites)
     table = pd.concat([pd.read_csv(site.predictions) for site in run.sites()], ignore_index=True)
-    return table[table["fold"] == config.data.test_fold].assign(arm=training.arm, seed=training.seed)
+    return table[table["fold"] == config.data.test_fold].assign(arm=job.arm, seed=job.seed)
 
 
-def _costs(trainings: Sequence[Training]) -> list[Row]:
+def _costs(jobs: Sequence[Job]) -> list[Row]:
     """Epsilon that the dearest site spent, and bytes of a round and site; intervals are the seeds' range."""
     rows = []
     for arm in ARMS:
-        runs = [RunFolder(training.folder) for training in trainings if training.arm == arm]
+        runs = [RunFolder(job.folder) for job in jobs if job.arm == arm]
         spent = [max(site.epsilon for site in run_status(run).sites.values()) for run in runs]
         moved = [sum(map(float, byte_counts(read_events(run.events)).values())) for run in runs]
         for metric, values in (("epsilon", spent), ("bytes_per_round", moved)):

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.prior import draw_from_counts
 from lavq_core.models.twins import Patients, Twins, make_twins, request_twins
 from lavq_core.signals.beats import BEFORE
@@ -115,8 +114,3 @@ class Arms:
     def _measured(self, twins: Twins) -> TwinSet:
         rate = self.bench.database.sampling_rate
         return TwinSet.measured(twins.signal.numpy(), twins.envelope.numpy(), rate)
-
-
-def classes_named(labels: np.ndarray) -> list[str]:
-    """Name the abnormal superclasses of the columns that any row has."""
-    return [name for c, name in enumerate(SUPERCLASSES) if c and labels[:, c].any()]

@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
+from simulations.experiments.jobs import Job
 from simulations.experiments.population import (
     _ALONE,
-    Job,
     _train,
     score,
     with_permuted_labels,

@@ -1,0 +1,37 @@
+"""One site by itself: the rounds of a federation in which nobody else takes part."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from client.evaluation import write_predictions
+from client.site import Site
+from lavq_core.models.codebook import merge_statistics
+from lavq_core.models.detector import Detector
+from lavq_core.models.stored import shared_detector
+from lavq_core.runs.layout import SiteFolder
+from lavq_core.training.site_data import SiteData
+from lavq_core.training.site_round import SharedState, train_round
+from server.app import initial_model
+
+
+def train_alone(data: SiteData, folder: SiteFolder) -> pd.DataFrame:
+    """Go through all rounds with the code of any federation.
+
+    Returns:
+        The final detector's predictions on the site's held-out folds, as ``predictions_at`` gives them.
+    """
+    config = data.config
+    model, rounds = initial_model(config), config.federation.rounds
+    shared = SharedState(model.detector, model.codebook, model.networks, model.moments)
+    for number in range(1, rounds + 1):
+        update = train_round(data, folder.private_model, shared, number, rounds)
+        codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
+        shared = SharedState(update.detector, codebook, update.networks, update.moments)
+    return predictions_at(data, folder, shared_detector(config, shared.detector))
+
+
+def predictions_at(data: SiteData, folder: SiteFolder, detector: Detector) -> pd.DataFrame:
+    """Let a site score its held-out folds; the table is in its folder as well."""
+    write_predictions(Site(data, folder), detector)
+    return pd.read_csv(folder.predictions)
