@@ -39,10 +39,10 @@ class Canaries:
         """Make canaries, of which the first ``with_many`` have many records, and toss their coins.
 
         Raises:
-            ValueError: there are not so many axes.
+            ValueError: there are not so many axes, of which one at least stays free.
         """
-        if not 0 <= with_many <= number <= SIZE:
-            raise ValueError(f"there are axes for {SIZE} canaries, and {number} were asked for")
+        if not 0 <= with_many <= number < SIZE:
+            raise ValueError(f"there are axes for {SIZE - 1} canaries beside a free one, and {number} were asked for")
         generator = np.random.default_rng([zlib.crc32(b"audit/canaries"), seed])
         axis = generator.permutation(SIZE)[:number]
         y = torch.from_numpy(generator.integers(0, 2, (number, 5)).astype(np.float32))

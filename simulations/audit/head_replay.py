@@ -1,0 +1,146 @@
+"""Rounds of the private head trained again from a checkpoint, with honest noise: what the run's weights are held against.
+
+Between two checkpoints lie steps that nobody kept. So one round is taken from the earlier checkpoint by the reference
+(``head_reference``) many times with independent noise of the planned size, and once without. How far noise drives the
+weights from the path without noise is the same number for all honest trainings, to a few per cent: it is a sum over
+thousands of weights. And along the path itself, the run has to go as far as the honest ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
+from torch import Tensor
+
+from lavq_core.training.head_training import PatientItems
+from simulations.audit.head_reference import Head, clipped_errors, shares
+from simulations.audit.noise_check import Finding
+
+REPLAYS = 16
+_SUMMED = "every record like a patient"
+_UNCLIPPED = "patients without their clip"
+
+
+@dataclass(frozen=True)
+class SiteHead:
+    """One site's part of a round."""
+
+    seen: Tensor  # (n, SIZE + 1), see ``standardised``
+    items: PatientItems
+    size: float  # released number of patients
+    weight: float  # share in the average
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One round, as the run left it and as others would have."""
+
+    run: np.ndarray  # (d,) the run's weights less those of a round without noise
+    honest: np.ndarray  # (K, d) the same of honest rounds
+    path: np.ndarray  # (d,) how a round without noise moves the weights
+    faults: dict[str, np.ndarray]  # (d,) how far a round without noise, but with a fault, ends from one without either
+
+
+def head_round_tests(
+    weights: Mapping[int, Tensor], sites: Mapping[int, Sequence[SiteHead]], head: Head, noise: float, seed: int
+) -> list[Finding]:
+    """Test every round of which ``sites`` tells who took part.
+
+    Args:
+        weights: ``(5, SIZE + 1)`` after each round.
+        sites: by round.
+        head: how it is trained.
+        noise: standard deviation of a step's noise in the plan.
+        seed: of the honest noise.
+    """
+    generator = np.random.default_rng(seed)
+    rounds = {
+        number: replay_round(weights[number - 1], weights[number], taking_part, head, noise, generator)
+        for number, taking_part in sites.items()
+    }
+    findings = []
+    for number, one in rounds.items():
+        findings.append(_distance_test(f"round {number}", [one]))
+        findings.append(_along_test(f"round {number}: steps without noise", one, one.path))
+        findings += [_along_test(f"round {number}: {name}", one, way) for name, way in one.faults.items() if way.any()]
+    findings.append(_distance_test("all rounds", list(rounds.values())))
+    findings.append(_coordinate_test(list(rounds.values())))
+    return findings
+
+
+def replay_round(
+    before: Tensor, after: Tensor, sites: Sequence[SiteHead], head: Head, noise: float, generator: np.random.Generator
+) -> Replayed:
+    """Train one round again, by all sites."""
+    scales = torch.tensor([0.0] + [noise] * REPLAYS, dtype=torch.float64)
+    ends = sum(site.weight * _ends(before, site, shares(site.items), scales, head, generator) for site in sites)
+    assert isinstance(ends, Tensor)
+    faults = {}
+    for name in (_SUMMED, _UNCLIPPED):
+        wrong = sum(site.weight * _faulty(name, before, site, head, generator) for site in sites)
+        faults[name] = (wrong - ends[0]).flatten().numpy()
+    run, clean = after - ends[0], ends[0] - before
+    honest = (ends[1:] - ends[0]).flatten(1).numpy()
+    return Replayed(run.flatten().numpy(), honest, clean.flatten().numpy(), faults)
+
+
+def _ends(
+    before: Tensor, site: SiteHead, share: Tensor, scales: Tensor, head: Head, generator: np.random.Generator
+) -> Tensor:
+    """End of one site's round, for each scale of noise by itself: ``(K, 5, SIZE + 1)``."""
+    weights = before.expand(len(scales), *before.shape).clone()
+    velocity, path = torch.zeros_like(weights), []
+    for _ in range(head.steps):
+        errors = clipped_errors(site.seen, site.items.y, weights, head) * share[:, None]
+        total = torch.einsum("tnc,nd->tcd", errors, site.seen)
+        drawn = torch.from_numpy(generator.standard_normal(tuple(total.shape)))
+        velocity = head.momentum * velocity + (total + scales[:, None, None] * drawn) / site.size
+        weights = weights - head.lr * velocity
+        path.append(weights)
+    return head.running_mean(torch.stack(path))
+
+
+def _faulty(name: str, before: Tensor, site: SiteHead, head: Head, generator: np.random.Generator) -> Tensor:
+    """End of a round without noise that has a fault: ``(5, SIZE + 1)``."""
+    none = torch.zeros(1, dtype=torch.float64)
+    if name == _SUMMED:
+        return _ends(before, site, torch.ones(len(site.seen), dtype=torch.float64), none, head, generator)[0]
+    free = Head(float("inf"), head.positive, head.lr, head.momentum, head.averaging, head.steps)
+    return _ends(before, site, shares(site.items), none, free, generator)[0]
+
+
+def _distance_test(what: str, rounds: Sequence[Replayed]) -> Finding:
+    """Test how far noise has driven the weights, against honest rounds."""
+    run = np.log(sum(float((one.run**2).sum()) for one in rounds) + 1e-300)
+    honest = np.log(sum((one.honest**2).sum(axis=1) for one in rounds))  # (K,)
+    ratio = float(np.exp((run - honest.mean()) / 2))
+    text = f"{what}: noise has driven the head's weights {ratio:.3f} as far as honest noise does"
+    return Finding(f"{what}: distance", _against(run, honest), text)
+
+
+def _along_test(what: str, one: Replayed, way: np.ndarray) -> Finding:
+    """Test how far the run has gone along a way, against honest rounds: in lengths of that way."""
+    run, honest = (values @ way / (way @ way) for values in (one.run, one.honest))
+    text = f"{what} move the run's weights {run - honest.mean():+.2f} of their way beyond honest rounds' (spread {honest.std():.2f})"
+    return Finding(what, _against(float(run), honest), text)
+
+
+def _coordinate_test(rounds: Sequence[Replayed]) -> Finding:
+    """Test that no weight has been left with less noise than the others (F test, over all rounds)."""
+    run = sum(one.run**2 for one in rounds) / len(rounds)  # (d,)
+    honest = sum((one.honest**2).sum(axis=0) for one in rounds) / (len(rounds) * REPLAYS)
+    ratio = run / np.maximum(honest, 1e-300)
+    least = float(np.min(ratio))
+    p = min(1.0, ratio.size * float(f_distribution.cdf(least, len(rounds), len(rounds) * REPLAYS)))
+    return Finding("weights", p, f"the weight with the least noise has {np.sqrt(least):.4f} of what is honest")
+
+
+def _against(value: float, honest: np.ndarray) -> float:
+    """Chance of one further draw so far from ``honest (K,)``, if all are normal (Student's t)."""
+    spread = float(honest.std(ddof=1)) * np.sqrt(1 + 1 / len(honest))
+    return 2 * float(t_distribution.sf(abs(value - honest.mean()) / max(spread, 1e-300), len(honest) - 1))
