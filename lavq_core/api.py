@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from lavq_core.data.labels import public_statements
 from lavq_core.data.records import Ecg
-from lavq_core.data.requests import parse_request, statements_of
-from lavq_core.errors import ConfigError, DataError
 from lavq_core.formats.options import ReadOptions
 from lavq_core.formats.reading import read_usable
 from lavq_core.models.calibration import Calibration
-from lavq_core.models.networks import Networks
 from lavq_core.models.stored import SharedModel, load_calibration, load_networks, load_shared_model
-from lavq_core.models.twins import Patients, request_twins
 from lavq_core.runs.layout import RunFolder
-from lavq_core.signals.leads import CHEST_INDEX, LEADS, to_independent, to_twelve
 from lavq_core.training.detector_training import predict
-
-SEX = {"male": 0.0, "female": 1.0, "unknown": math.nan}
+from lavq_core.twins.maker import TwinMaker
+from lavq_core.twins.wish import Wish
 
 
 def load_run(folder: str | Path, site: str = "") -> Run:
@@ -92,7 +81,7 @@ class Run:
         Raises:
             DataError: the ECG has another rate.
         """
-        found = predict(self.model.detector, self._signal(ecg).unsqueeze(0)).numpy()  # (1, 5)
+        found = predict(self.model.detector, self.model.signal(ecg).unsqueeze(0)).numpy()  # (1, 5)
         found = found if self.calibration is None else self.calibration.apply(found)
         return {name: float(p) for name, p in zip(self.model.classes, found[0], strict=True)}
 
@@ -106,6 +95,7 @@ class Run:
         age: float = math.nan,
         sex: str = "unknown",
         seed: int = 0,
+        name: str = "",
     ) -> list[Ecg]:
         """Make digital twins of an ECG of ``read``.
 
@@ -117,6 +107,7 @@ class Run:
             age: years, NaN where unknown.
             sex: "male", "female" or "unknown".
             seed: another seed, other twins.
+            name: what the twins call the original; empty: a code, for the name of its file can be a patient's.
 
         Returns:
             The twins; their first note says SYNTHETIC, and ``write_ecg`` writes it into the file.
@@ -126,50 +117,9 @@ class Run:
             DataError: too few beats of one shape, a blank chest lead, or another rate.
             RunError: no network of this run can make twins.
         """
-        _check(ecg, count, strength, sex)
-        asked, config, codebook = parse_request(disease, public_statements()), self.model.config, self.model.codebook
-        patient = Patients.of_one(ecg.name, self._signal(ecg), age, SEX[sex], config)
-        generator = torch.Generator().manual_seed(seed)
-        wanted = statements_of(asked, codebook["requests"], count, generator)
-        patients = patient.take(torch.zeros(count, dtype=torch.int64))
-        made = request_twins(self._networks, codebook["codes"], patients, wanted, config, strength, generator)
-        everything = np.ones(len(LEADS), dtype=bool)
-        return [
-            Ecg(
-                re.sub(r"[^A-Za-z0-9_-]+", "-", f"{ecg.name}_{asked.name}_{i + 1:02d}"),
-                to_twelve(signal.numpy()),
-                float(self.sampling_rate),
-                everything,
-                (
-                    f"SYNTHETIC: digital twin of {ecg.name} with {'+'.join(codes) or asked.name}, "
-                    f"strength {strength:g}, seed {seed}",
-                    "research use, not a medical device",
-                ),
-            )
-            for i, (signal, codes) in enumerate(zip(made.signal, wanted, strict=True))
-        ]
+        made = self._maker.make(ecg, Wish(disease, count, strength, age, sex, seed=seed, name=name))
+        return [made.record(i) for i in range(count)]
 
     @cached_property
-    def _networks(self) -> Networks:
-        return load_networks(self.folder, self.site)[0]
-
-    def _signal(self, ecg: Ecg) -> Tensor:
-        """Take the 8 independent leads: ``(8, T)``."""
-        if ecg.sampling_rate != self.sampling_rate:
-            raise DataError(
-                f"record {ecg.name} has {ecg.sampling_rate:g} Hz and this run {self.sampling_rate} Hz: "
-                "read it with run.read"
-            )
-        return torch.from_numpy(to_independent(ecg.signal).copy())
-
-
-def _check(ecg: Ecg, count: int, strength: float, sex: str) -> None:
-    absent = [LEADS[i] for i in CHEST_INDEX if not ecg.present[i]]
-    if absent:
-        raise DataError(f"record {ecg.name} lacks lead {', '.join(absent)}: a twin needs all chest leads")
-    if count < 1:
-        raise ConfigError("count must be at least 1")
-    if not 0.0 <= strength <= 1.0:
-        raise ConfigError("strength must lie between 0 and 1")
-    if sex not in SEX:
-        raise ConfigError(f"sex must be one of {', '.join(SEX)}")
+    def _maker(self) -> TwinMaker:
+        return TwinMaker(self.model, *load_networks(self.folder, self.site))

@@ -7,6 +7,11 @@ Only a simulation can put this together, since it holds every hospital's records
 ``calibration.CLASS.temperature``,         of ``calibration.json``, from the validation fold
 ``.threshold``
 ``ece_raw.CLASS``, ``ece.CLASS``, ...      ``lavq_core.metrics.population`` on the test fold, at those thresholds
+``ece_raw.pooled``, ``.site.SITE``          calibration error over all classes as given, with the run's calibration,
+``ece.pooled``, ``.site.SITE``,            and with the hospital's own
+``ece_own.site.SITE``
+``reliability.pooled.bin.K``,              diagrams with the run's calibration: mean probability said, and what happened
+``.site.SITE.bin.K``
 ``macro_auc.sex.N``, ``age.BAND``, ...     subgroups of at least 50 test records
 ``auc.CLASS.site.SITE``                    on the hospital's own test records
 ``transfer.site.SITE.CLASS.records``       the hospital trained on so many records of the superclass ...
@@ -21,6 +26,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -28,6 +34,7 @@ import pandas as pd
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, statement_classes, statement_matrix
 from lavq_core.metrics.population import Scored, evaluate
+from lavq_core.metrics.reliability import reliability
 from lavq_core.models.calibration import Calibration
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
@@ -55,7 +62,7 @@ def evaluate_run(run: RunFolder, config: Config, database: Database) -> Metrics:
     if predictions.empty:
         return metrics
     test = predictions[predictions["fold"] == config.data.test_fold]
-    return metrics | _calibrated(run) | _population(run, test, database) | _by_site(test)
+    return metrics | _calibrated(run) | _population(run, test, database) | _by_site(test) | _reliability(run, test)
 
 
 def _calibrated(run: RunFolder) -> Metrics:
@@ -85,6 +92,37 @@ def _population(run: RunFolder, test: pd.DataFrame, database: Database) -> Metri
     for name, interval in evaluate(scored, calibration).items():
         if name.startswith(_POPULATION):
             metrics |= interval_metrics(name, interval)
+    return metrics
+
+
+def _reliability(run: RunFolder, test: pd.DataFrame) -> Metrics:
+    """Calibration of the probabilities over all classes, everywhere and at each hospital."""
+    if test.empty:
+        return {}
+    shared = Calibration.load(run.calibration) if run.calibration.is_file() else None
+    metrics = _reliable("pooled", test, {"ece_raw": None} | ({"ece": shared} if shared else {}))
+    for site, rows in test.groupby("site"):
+        own = run.site(str(site)).calibration
+        used = {"ece_raw": None} | ({"ece": shared} if shared else {})
+        used |= {"ece_own": Calibration.load(own)} if own.is_file() else {}
+        metrics |= _reliable(f"site.{site}", rows, used)
+    return metrics
+
+
+def _reliable(where: str, rows: pd.DataFrame, calibrations: Mapping[str, Calibration | None]) -> Metrics:
+    """Errors by name of the calibration, and the bins of the run's, without one of the probabilities as given."""
+    labels = rows[[f"true_{name}" for name in SUPERCLASSES]].to_numpy(dtype=float)
+    given, patients = rows[list(SUPERCLASSES)].to_numpy(dtype=float), rows["patient_id"].to_numpy()
+    metrics: Metrics = {}
+    for name, calibration in calibrations.items():
+        found = reliability(labels, given if calibration is None else calibration.apply(given), patients)
+        if found is None:
+            continue
+        metrics |= interval_metrics(f"{name}.{where}", found.error)
+        if name == ("ece" if "ece" in calibrations else "ece_raw"):
+            for k, one in enumerate(found.bins):
+                at = f"reliability.{where}.bin.{k:02d}"
+                metrics |= {f"{at}.said": one.said} | interval_metrics(f"{at}.happened", one.happened)
     return metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from client.records import FORMATS, configure_reading, read_options
+from client.reading import FORMATS, configure_reading, read_options
 
 HELP = "write an ECG file as WFDB or DICOM, without the patient's name, dates and identifiers"
 EXAMPLE = """\

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.records import FORMATS, configure_reading, read_options
+from client.reading import FORMATS, configure_reading, read_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from lavq_core.errors import LavqError
     from lavq_core.formats.options import ReadOptions
+    from lavq_core.models.calibration import basis_of
     from lavq_core.models.stored import load_calibration, load_personal, load_shared_model
     from lavq_core.runs.layout import RunFolder, write_atomic
 
@@ -83,7 +84,7 @@ def execute(args: argparse.Namespace) -> int:
         rejected = out.with_name(f"{out.stem}.left-out.csv")
         write_atomic(rejected, pd.DataFrame(left_out, columns=["record", "reason"]).to_csv(index=False))
         console.print(f"{len(left_out)} records left out, all named in {rejected}")
-    console.print(_basis(calibration))
+    console.print(basis_of(calibration))
     console.print(f"{len(frame)} ECGs scored, written to {out}")
     if not args.database:
         for row in frame.to_dict("records"):
@@ -101,16 +102,6 @@ def _list(console: Console, lines: list[str]) -> None:
 
 def _reached(name: str) -> str:
     return f"{name}_reached"
-
-
-def _basis(calibration: Calibration | None) -> str:
-    """Say what the numbers are."""
-    if calibration is None:
-        return "probabilities as the detector gives them: it has no calibration (`lavq report RUN` makes that of a run)"
-    return (
-        f"calibrated on fold {calibration.fold} of {calibration.source} ({calibration.n} records); "
-        f"* or 1: at or above the threshold that reached a sensitivity of {calibration.sensitivity:g} there"
-    )
 
 
 def _table(names: pd.Series, scores: Tensor, model: SharedModel, calibration: Calibration | None) -> pd.DataFrame:
@@ -148,15 +139,15 @@ def _records(model: SharedModel, paths: list[str], options: ReadOptions) -> _Sco
     import pandas as pd
     import torch
 
-    from client.records import read_checked
     from lavq_core.errors import DataError
+    from lavq_core.formats.reading import read_usable
     from lavq_core.progress import track
     from lavq_core.training.detector_training import predict
 
     scores, names, left_out, notes = [], [], [], []
     for path in track(paths, "scoring"):
         try:
-            ecg, signal = read_checked(path, model.config.data.sampling_rate, options, model.most_blank)
+            ecg = read_usable(path, model.config.data.sampling_rate, options, model.most_blank)
         except DataError as error:
             if len(paths) == 1:
                 raise
@@ -164,7 +155,7 @@ def _records(model: SharedModel, paths: list[str], options: ReadOptions) -> _Sco
             continue
         names.append(ecg.name)
         notes += [f"{ecg.name}: {note}" for note in ecg.notes]
-        scores.append(predict(model.detector, signal.unsqueeze(0)))  # one by one: lengths may differ
+        scores.append(predict(model.detector, model.signal(ecg).unsqueeze(0)))  # one by one: lengths may differ
     if not scores:
         raise DataError(f"none of the {len(paths)} records can be used; the first: {left_out[0][1]}")
     return pd.Series(names, name="record"), torch.cat(scores), left_out, notes

@@ -6,25 +6,23 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.records import FORMATS, configure_reading, read_options
+from client.reading import FORMATS, configure_reading, read_options
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from lavq_core.models.detector import Detector
-    from lavq_core.models.stored import SharedModel
     from lavq_core.models.twins import Patients
     from lavq_core.runs.layout import RunFolder
     from lavq_core.training.detector_training import LabelledEcgs
+    from lavq_core.twins.maker import TwinMaker
 
 HELP = "make one patient's detector from that patient's own twins (not yet proved against controls)"
 EXAMPLE = """\
   lavq personalize --run runs/demo simulations/sample/records100/00000/00059_lr --out patient-59
   lavq detect --run runs/demo --model patient-59 LATER_ECG --out later.csv"""
-_SEX = {"male": 0.0, "female": 1.0, "unknown": float("nan")}
 _SEEDS = 3  # fine-tunings; the first is kept, the others show what chance does
-_SICK = 0.5  # probability of NORM below which a reference is called not healthy
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", metavar="ECG", help=f"of the patient while healthy: {FORMATS}")
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
     parser.add_argument("--age", type=float, default=float("nan"), help="of the patient, years")
-    parser.add_argument("--sex", choices=list(_SEX), default="unknown", help="of the patient")
+    parser.add_argument("--sex", choices=["male", "female", "unknown"], default="unknown", help="of the patient")
     parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
     parser.add_argument("--out", required=True, metavar="MODEL", help="folder of the patient's detector")
     configure_reading(parser)
@@ -44,17 +42,18 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from client.records import read_patient
-    from lavq_core.models.stored import load_shared_model
     from lavq_core.progress import track
     from lavq_core.runs.layout import RunFolder
     from lavq_core.training.detector_training import predict
     from lavq_core.training.personal import personalise
+    from lavq_core.twins.made import code_of
+    from lavq_core.twins.maker import SICK, TwinMaker
 
     run = RunFolder.open(args.run)
-    model = load_shared_model(run)
-    ecg, patient = read_patient(args.record, args.age, _SEX[args.sex], model.config, options=read_options(args))
-    examples, networks_of = _examples(run, model, patient, args.site)
+    maker = TwinMaker.of_run(run, args.site)
+    ecg, model = maker.read(args.record, read_options(args)), maker.model
+    patient = maker.patient(ecg, args.age, args.sex)
+    examples = _examples(run, maker, patient)
     settings, rate = model.config, model.config.data.sampling_rate
     made = [
         personalise(model.detector, examples, settings.personal, settings.detector_training, rate, seed)
@@ -62,7 +61,7 @@ def execute(args: argparse.Namespace) -> int:
     ]
     before = predict(model.detector, patient.signal)[0]  # (5,)
     after = torch.stack([predict(detector, patient.signal)[0] for detector in made])  # (seeds, 5)
-    _save(Path(args.out), made[0], run, model, ecg.name, networks_of, examples)
+    _save(Path(args.out), made[0], run, maker, code_of(ecg), examples)
 
     table = Table(ecg.name, "population", "personal", f"over {_SEEDS} fine-tunings")
     for c, label in enumerate(model.classes):
@@ -72,48 +71,45 @@ def execute(args: argparse.Namespace) -> int:
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for note in ecg.notes:
         console.print(f"note: {note}")
-    if before[0] < _SICK:
+    if before[0] < SICK:
         console.print("note: this ECG does not read as NORM, so this detector takes for normal what may be ill")
-    console.print(f"{len(examples) // 2} twins by the networks of {networks_of}; written to {args.out}")
+    console.print(f"{len(examples) // 2} twins by the networks of {maker.networks_of}; written to {args.out}")
     console.print("not yet proved against controls (another patient's twins); uncalibrated; not a medical device")
     return 0
 
 
-def _examples(run: RunFolder, model: SharedModel, patient: Patients, site: str) -> tuple[LabelledEcgs, str]:
-    """Make the patient's twins of every disease that the federation has seen; whose networks made them."""
+def _examples(run: RunFolder, maker: TwinMaker, patient: Patients) -> LabelledEcgs:
+    """Make the patient's twins of every disease that the federation has seen."""
     import torch
 
     from lavq_core.errors import RunError
     from lavq_core.models.prior import available_diseases, draw_statements
-    from lavq_core.models.stored import load_networks
     from lavq_core.models.twins import request_twins
     from lavq_core.text.statements import named
     from lavq_core.training.personal import personal_examples
 
-    diseases = available_diseases(model.codebook["requests"])
+    model = maker.model
+    diseases = available_diseases(maker.seen)
     if len(diseases) == 0:
         raise RunError(f"the run in {run.root} has seen no disease, so it makes no twins: give a run that trained them")
-    networks, networks_of = load_networks(run, site)
     generator = torch.Generator().manual_seed(model.config.run.seed)
     classes = diseases.repeat(model.config.personal.twins)  # (n,)
-    wanted = named(draw_statements(model.codebook["requests"], classes, generator))
+    wanted = named(draw_statements(maker.seen, classes, generator))
     several = patient.take(torch.zeros_like(classes))
-    twins = request_twins(networks, model.codebook["codes"], several, wanted, model.config, 1.0, generator)
-    return personal_examples(patient.signal[0], twins.signal, classes), networks_of
+    twins = request_twins(maker.networks, model.codebook["codes"], several, wanted, model.config, 1.0, generator)
+    return personal_examples(patient.signal[0], twins.signal, classes)
 
 
-def _save(
-    out: Path, detector: Detector, run: RunFolder, model: SharedModel, name: str, networks_of: str, data: LabelledEcgs
-) -> None:
+def _save(out: Path, detector: Detector, run: RunFolder, maker: TwinMaker, code: str, data: LabelledEcgs) -> None:
     from lavq_core.models.calibration import detector_digest
     from lavq_core.models.stored import save_personal
 
     about = {
-        "record": name,
+        "ecg": code,
         "run": run.root.name,
-        "networks_of": networks_of,
-        "twins": _counts(data.y[: len(data) // 2], model.classes),
-        "population": detector_digest(model.detector.state_dict()),
+        "networks_of": maker.networks_of,
+        "twins": _counts(data.y[: len(data) // 2], maker.model.classes),
+        "population": detector_digest(maker.model.detector.state_dict()),
         "note": "made from one patient's ECG: that patient's data; not proved against controls; not a medical device",
     }
     save_personal(out, detector, about)

@@ -34,9 +34,9 @@ def execute(args: argparse.Namespace) -> int:
 
     from client.studio.app import Studio
     from client.studio.library import Library
-    from client.twins import TwinMaker
     from lavq_core.models.stored import load_calibration
     from lavq_core.runs.layout import RunFolder
+    from lavq_core.twins.maker import TwinMaker
     from lavq_core.web.local_page import new_token, serve
     from simulations import sample
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.records import FORMATS, configure_reading, read_options
+from client.reading import FORMATS, configure_reading, read_options
 
 if TYPE_CHECKING:
-    from client.twins import Made, Wish
+    from lavq_core.twins.made import Made
+    from lavq_core.twins.wish import Wish
 
 HELP = "make digital twins of a healthy ECG: what would this patient look like with a disease?"
 EXAMPLE = """\
@@ -37,6 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other twins (default 0)")
+    parser.add_argument(
+        "--name",
+        default="",
+        help="what files and pictures call the original (default: a code of its samples, for a file's name can be a "
+        "patient's)",
+    )
     parser.add_argument("--format", choices=list(_SUFFIX), default="wfdb", help="of the records (default wfdb)")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for records and pictures, or one file: NAME.hea, NAME.dcm"
@@ -48,18 +55,20 @@ def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     from rich.console import Console
 
-    from client.twins import TwinMaker
     from lavq_core.data.labels import SUPERCLASSES
     from lavq_core.progress import track
     from lavq_core.runs.layout import RunFolder
+    from lavq_core.twins.maker import TwinMaker
 
     wish, files = _wish(args), _files(args)
     maker = TwinMaker.of_run(RunFolder.open(args.run), args.site)
-    made = maker.make(args.record, wish, read_options(args))
+    made = maker.make(maker.read(args.record, read_options(args)), wish)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     console.print(f"networks of {maker.networks_of}")
     for note in made.notes:
         console.print(f"note: {note}")
+    if not wish.name:
+        console.print(f"files and pictures call {made.name} {made.called}; --name gives it another name")
     for i in track(range(wish.count), "drawing"):
         _write(made, i, files(made.stem(i)))
     drawn = ", ".join(f"{count} with {disease}" for disease, count in Counter(made.diseases).most_common())
@@ -72,12 +81,12 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _wish(args: argparse.Namespace) -> Wish:
-    from client.twins import Wish
     from lavq_core.errors import ConfigError
+    from lavq_core.twins.wish import Wish
 
     try:
         count = args.count if args.count is not None else 1 if _is_file(args.out) else _COUNT
-        return Wish(args.disease, count, args.strength, args.age, args.sex, args.rate, args.seed)
+        return Wish(args.disease, count, args.strength, args.age, args.sex, args.rate, args.seed, args.name)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from None  # the fields have the options' names
 
@@ -99,11 +108,8 @@ def _files(args: argparse.Namespace) -> Callable[[str], Path]:
 
 def _write(made: Made, i: int, file: Path) -> None:
     """Write record and picture of twin ``i``."""
-    from dataclasses import replace
-
     from lavq_core.formats.writing import write_ecg
     from lavq_core.plots import save_figure
 
-    ecg, notes = made.record(i)
-    write_ecg(file, replace(ecg, notes=tuple(notes)))
+    write_ecg(file, made.record(i))
     save_figure(made.draw(i), file.with_suffix(".png"))

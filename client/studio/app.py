@@ -22,22 +22,25 @@ from starlette.responses import Response
 
 from client.studio.library import Library
 from client.studio.uploads import MOST_BYTES, options_of, unpacked
-from client.twins import Made, TwinMaker, Wish, unseen_statements
 from lavq_core.data.labels import SUPERCLASSES, public_statements, superclass_of
-from lavq_core.data.records import write_record
 from lavq_core.data.requests import NORM, statement_names
 from lavq_core.errors import ConfigError, DataError
-from lavq_core.models.calibration import Calibration
+from lavq_core.formats.writing import write_ecg
+from lavq_core.models.calibration import Calibration, basis_of
 from lavq_core.models.prior import available_diseases
 from lavq_core.plots import svg_markup
 from lavq_core.plots.files import save_svg
 from lavq_core.plots.layouts import LAYOUTS
 from lavq_core.report.gallery import DISEASES
+from lavq_core.twins.made import Made
+from lavq_core.twins.maker import TwinMaker, unseen_statements
+from lavq_core.twins.wish import Wish
 from lavq_core.web.local_page import local_app, numbers
 
 _PAGE = Path(__file__).parent / "page"
 _OF_FORM = "shape of the beat"  # statements of no superclass
 _UPLOAD = "upload"
+_LINE = " The line across the bars is that threshold."
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Studio:
             "run": self.run,
             "sampling_rate": self.maker.model.config.data.sampling_rate,
             "networks_of": self.maker.networks_of,
-            "basis": _basis(self.calibration),
+            "basis": basis_of(self.calibration) + (_LINE if self.calibration else ""),
             "diseases": _diseases(self.maker),
             "layouts": [name for name in LAYOUTS if name != "3x4"],
             "sources": {source: library.listing() for source, library in self.libraries.items()},
@@ -86,11 +89,14 @@ class Studio:
         }
 
     def files(self, asked: dict[str, Any]) -> Response:
-        """Make the same twin, as a zip of its WFDB record and its picture."""
-        layout = _layout(asked)
+        """Make the same twin, as a DICOM file, or as a zip of its WFDB record and its picture."""
+        layout, kind = _layout(asked), _one_of("format", ("wfdb", "dicom"), asked)
         with self._one_at_a_time, tempfile.TemporaryDirectory(prefix="lavq-studio-") as name:
             made, folder = self._make(asked), Path(name)
-            write_record(folder, *made.record(0))
+            if kind == "dicom":
+                content = write_ecg(folder / "twin.dcm", made.record(0)).read_bytes()
+                return Response(content, media_type="application/dicom")
+            write_ecg(folder / f"{made.stem(0)}.hea", made.record(0))
             save_svg(_paper(made, layout), folder / f"{made.stem(0)}.svg")
             whole = io.BytesIO()
             with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -108,7 +114,8 @@ class Studio:
             seed=int(given.get("seed", 0)),
         )
         with self._chosen(asked) as path:
-            return self.maker.make(path, wish, options_of(asked))
+            ecg = self.maker.read(path, options_of(asked))
+        return self.maker.make(ecg, wish)
 
     @contextmanager
     def _chosen(self, asked: dict[str, Any]) -> Iterator[Path]:
@@ -140,24 +147,19 @@ class Studio:
 
 
 def _layout(asked: dict[str, Any]) -> str:
-    layout = asked.get("layout", "3x4+II")
-    if layout not in LAYOUTS:
-        raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}")
-    return str(layout)
+    return _one_of("layout", tuple(LAYOUTS), asked, "3x4+II")
+
+
+def _one_of(name: str, choices: tuple[str, ...], asked: dict[str, Any], default: str = "") -> str:
+    chosen = asked.get(name, default or choices[0])
+    if chosen not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}")
+    return str(chosen)
 
 
 def _paper(made: Made, layout: str) -> str:
-    """Draw the page's picture; the readings stand beside it, calibrated."""
-    return svg_markup(made.draw(0, layout, f"{made.name} with {made.diseases[0]}"))
-
-
-def _basis(calibration: Calibration | None) -> str:
-    if calibration is None:
-        return "Probabilities as the detector gives them: this run has no calibration."
-    return (
-        f"Calibrated on fold {calibration.fold} of {calibration.source} ({calibration.n} records). The line across the "
-        f"bars is the threshold that reached a sensitivity of {calibration.sensitivity:g} there; *: at or above it."
-    )
+    """Draw the page's picture, which can be saved; the readings stand beside it, calibrated."""
+    return svg_markup(made.draw(0, layout, f"{made.called} with {made.diseases[0]}"))
 
 
 def _diseases(maker: TwinMaker) -> list[dict[str, Any]]:

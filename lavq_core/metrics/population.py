@@ -69,14 +69,20 @@ def evaluate(
 
     A figure that does not exist (a class without positives) is left out too.
     """
-    unique, owner = np.unique(scored.patients, return_inverse=True)
-    share = np.full(len(unique), 1.0 / max(1, len(unique)))
-    draws = np.random.default_rng(seed).multinomial(len(unique), share, size=bootstraps)
-    weights = np.concatenate([np.ones((1, len(owner))), draws[:, owner]])  # (1 + b, n), the data itself first
+    weights = draws_of_patients(scored.patients, seed, bootstraps)  # (1 + b, n)
     figures = (
         _discrimination(scored, weights) | _subgroups(scored, weights) | _calibration(scored, calibration, weights)
     )
-    return {name: found for name, (values, n) in figures.items() if (found := _interval(name, values, n)) is not None}
+    found = {name: interval_of_draws(name, values, n) for name, (values, n) in figures.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def draws_of_patients(patients: np.ndarray, seed: int, bootstraps: int) -> np.ndarray:
+    """Draw patients with replacement: how often each record counts, ``(1 + b, n)``, the data itself first."""
+    unique, owner = np.unique(patients, return_inverse=True)
+    share = np.full(len(unique), 1.0 / max(1, len(unique)))
+    draws = np.random.default_rng(seed).multinomial(len(unique), share, size=bootstraps)
+    return np.concatenate([np.ones((1, len(owner))), draws[:, owner]])
 
 
 Figures = dict[str, tuple[np.ndarray, int]]
@@ -131,8 +137,8 @@ def _calibration(scored: Scored, calibration: Calibration | None, weights: np.nd
     return figures
 
 
-def _interval(name: str, values: np.ndarray, n: int) -> Interval | None:
-    """95 % percentile interval.
+def interval_of_draws(name: str, values: np.ndarray, n: int) -> Interval | None:
+    """Return the 95 % percentile interval of a figure ``(1 + b,)``, itself first; None where it is not defined.
 
     A drawn sample repeats patients, so its calibration error is larger than the data's own by the noise that is added:
     those draws are moved so that their mean is the figure.

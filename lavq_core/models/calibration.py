@@ -98,6 +98,16 @@ def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-(np.log(p) - np.log1p(-p)) / temperature))
 
 
+def basis_of(calibration: Calibration | None) -> str:
+    """Say what probabilities rest on, for whoever reads them."""
+    if calibration is None:
+        return "Probabilities as the detector gives them: it has no calibration (lavq report RUN makes that of a run)."
+    return (
+        f"Calibrated on fold {calibration.fold} of {calibration.source} ({calibration.n} records). "
+        f"*: at or above the threshold that reached a sensitivity of {calibration.sensitivity:g} there."
+    )
+
+
 def detector_digest(state: Mapping[str, Tensor]) -> str:
     """Return the sha256 of a detector's weights, by name: a calibration of other weights means nothing."""
     digest = hashlib.sha256()

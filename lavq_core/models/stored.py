@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lavq_core.config import load_config
 from lavq_core.data.labels import SUPERCLASSES
-from lavq_core.errors import RunError
+from lavq_core.data.records import Ecg
+from lavq_core.errors import DataError, RunError
 from lavq_core.formats.reading import most_blank_leads
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.codebook import CodebookState
@@ -20,6 +22,7 @@ from lavq_core.models.networks import Networks, make_networks
 from lavq_core.runs.artefact import MANIFEST, load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder, of_round, rounds_in
 from lavq_core.settings import Config
+from lavq_core.signals.leads import to_independent
 
 StateDict = dict[str, Tensor]
 _KEPT = 3  # rounds: the newest, what it started from, and one more for a server whose newest checkpoint is damaged
@@ -39,6 +42,19 @@ class SharedModel:
         """Leads that may be missing in an ECG that the detector scores: as many as its training has blanked."""
         learned = self.config.detector.kind != "features"  # a fixed description knows no blank leads
         return most_blank_leads(self.config.detector_training.lead_dropout) if learned else 0
+
+    def signal(self, ecg: Ecg) -> Tensor:
+        """Take the 8 independent leads of an ECG at the models' rate: ``(8, T)`` float32 mV.
+
+        Raises:
+            DataError: it has another rate.
+        """
+        rate = self.config.data.sampling_rate
+        if ecg.sampling_rate != rate:
+            raise DataError(
+                f"record {ecg.name} has {ecg.sampling_rate:g} Hz and this run {rate} Hz: read it with run.read"
+            )
+        return torch.from_numpy(to_independent(ecg.signal).copy())
 
 
 def load_shared_model(run: RunFolder) -> SharedModel:

@@ -109,6 +109,34 @@ def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
     return figure
 
 
+def draw_reliability(bins: Sequence[tuple[float, float, float, float]], where: str) -> Figure:
+    """Draw what was said against what happened; on the grey line both are the same.
+
+    Args:
+        bins: ``(probability said, share that happened, low, high)`` by probability.
+        where: whose records, for the title.
+    """
+    figure, axes = _panel(f"reliability diagram: {where}", "probability said", "share with the disease", 100.0)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.0)
+    axes.plot([0, 1], [0, 1], color=SERIES[-1], linewidth=0.35 * POINTS_PER_MM, label="said = happened", gid="perfect")
+    said, happened, low, high = np.array(bins, dtype=float).reshape(-1, 4).T
+    axes.vlines(said, low, high, color=SERIES[0], linewidth=0.4 * POINTS_PER_MM, label="95 % interval", gid="bars")
+    axes.plot(
+        said,
+        happened,
+        color=SERIES[0],
+        marker=_MARKERS[0],
+        markersize=1.7 * POINTS_PER_MM,
+        linewidth=0.5 * POINTS_PER_MM,
+        clip_on=False,
+        label=_plain(where),
+        gid="reliability",
+    )
+    _legend(figure, axes)
+    return figure
+
+
 def draw_bytes(down: Mapping[str, float], up: Mapping[str, float]) -> Figure:
     """Draw what every site received and sent over the whole run.
 

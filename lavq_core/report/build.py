@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.plots import save_figure, svg_markup
-from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_roc, themed_markup
+from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_reliability, draw_roc, themed_markup
 from lavq_core.plots.files import save_svg
 from lavq_core.report import audit_evidence, evidence
 from lavq_core.report.gallery import DISEASES, Twin, choose, file_stem, stored_twins
@@ -73,6 +73,7 @@ def _context(run: RunFolder, metrics: Metrics) -> dict[str, Any]:
     return {
         "m": metrics,
         "sites": metrics.sites(),
+        "reliable": reliability_places(metrics),
         "classes": SUPERCLASSES,
         "disease_names": DISEASES,
         "attacks": audit_evidence.attacks(metrics),
@@ -96,12 +97,20 @@ def _curves(run: RunFolder, metrics: Metrics) -> dict[str, Figure]:
         curves = {site: curve for site in metrics.sites() if (curve := metrics.rounds(site, quantity))}
         if curves:
             figures[f"convergence-{quantity}"] = draw_convergence(curves, words)
+    for number, (words, where) in enumerate(reliability_places(metrics).items()):
+        figures[f"reliability-{number:02d}"] = draw_reliability(metrics.bins(where), words)
     sums = evidence.traffic(run)
     if sums:
         figures["bytes"] = draw_bytes({s.site: s.down for s in sums}, {s.site: s.up for s in sums})
     for name, curves in audit_evidence.rocs(run).items():
         figures[name] = draw_roc(curves, _lowest_rate(metrics))
     return figures
+
+
+def reliability_places(metrics: Metrics) -> dict[str, str]:
+    """Whose records have a reliability diagram, in words, and the part of the key that names them."""
+    places = {"all hospitals": "pooled"} | {site: f"site.{site}" for site in metrics.sites()}
+    return {words: where for words, where in places.items() if metrics.bin_names(where)}
 
 
 def _lowest_rate(metrics: Metrics) -> float:

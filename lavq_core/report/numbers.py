@@ -22,7 +22,7 @@ _SITE_KEYS = (
     re.compile(r"macro_auc\.site\.(.+?)(?:\.(?:low|high|n))?"),
 )
 _SUBGROUP_KEY = re.compile(r"macro_auc\.(sex|age|device)\.(.+?)(?:\.(?:low|high|n))?")
-_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold")
+_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold|reliability")
 _SHARE = re.compile(r"(^|[._])(tpr|fpr|gate)_\w+")
 
 
@@ -100,6 +100,17 @@ class Metrics:
         if f"{key}.low" not in self.values or f"{key}.high" not in self.values:
             return Markup("")
         return Markup("{}–{}").format(self.number(f"{key}.low"), self.number(f"{key}.high"))
+
+    def bins(self, where: str) -> list[tuple[float, float, float, float]]:
+        """Return a diagram, of ``pooled`` or ``site.NAME``: said, happened, and its interval, by probability."""
+        keys = [f"reliability.{where}.bin.{name}" for name in self.bin_names(where)]
+        parts = (".said", ".happened", ".happened.low", ".happened.high")
+        return [tuple(float(self.values[key + part]) for part in parts) for key in keys]  # type: ignore[misc]
+
+    def bin_names(self, where: str) -> list[str]:
+        """Return the names of a diagram's bins, in order."""
+        found = self.named(f"reliability.{where}.bin.")
+        return [name.removesuffix(".said") for name in found if name.endswith(".said")]
 
     def below(self, prefix: str) -> bool:
         """Tell whether any key starts with ``prefix``."""

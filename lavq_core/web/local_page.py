@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lavq_core.errors import ConfigError, LavqError
+from lavq_core.web.body import bounded_body
 
 HOST = "127.0.0.1"
 TOKEN_HEADER = "x-lavq-token"
@@ -134,15 +135,10 @@ def _endpoint(answer: Answer, most: int) -> Callable[[Request], Any]:
 
 
 async def _json_body(request: Request, most: int) -> dict[str, Any]:
-    """Read an object of at most so many bytes; what is longer is not read to its end."""
-    too_long = ConfigError(f"more than {most / 1e6:g} MB were sent: one ECG of 10 s is smaller than that")
-    if int(request.headers.get("content-length") or 0) > most:
-        raise too_long
-    whole = bytearray()
-    async for chunk in request.stream():
-        whole += chunk
-        if len(whole) > most:
-            raise too_long
+    """Read an object of at most so many bytes."""
+    whole = await bounded_body(request, most)
+    if whole is None:
+        raise ConfigError(f"more than {most / 1e6:g} MB were sent: one ECG of 10 s is smaller than that")
     try:
         value = json.loads(whole or b"{}")
     except (ValueError, RecursionError):

@@ -40,6 +40,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lavq_core.errors import LavqError
 from lavq_core.runs.events import EventLog
+from lavq_core.web.body import bounded_body
 from server.deployment.folders import ServerFolder, ServerSettings
 
 _FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
@@ -100,7 +101,7 @@ class Gateway:
         began, peer = time.monotonic(), getattr(request.state, "peer", "")
         size, why = 0, self._refusal(request, peer)
         if why is None:
-            body = await self._body(request)
+            body = await bounded_body(request, self.settings.max_body_mib * 2**20)
             why, size = (413, "the body is too large") if body is None else None, len(body or b"")
         if why is not None or body is None:
             status, reason = why or (413, "")
@@ -125,19 +126,6 @@ class Gateway:
         if not self._buckets.setdefault(who, Bucket(rate, burst, burst, now)).take(now):
             return 503, "too many requests"
         return None
-
-    async def _body(self, request: Request) -> bytes | None:
-        """Read the body; None if it is too large, without having read it all."""
-        limit = self.settings.max_body_mib * 2**20
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdigit() or int(declared) > limit:
-            return None
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                return None
-        return bytes(body)
 
     async def _pass_on(self, request: Request, body: bytes) -> Response:
         headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]

@@ -13,9 +13,11 @@ from client.commands import detect, personalize
 from lavq_core.config import compose, save_config
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.errors import LavqError
+from lavq_core.formats.reading import read_usable
 from lavq_core.models.networks import make_networks
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.twins.made import code_of
 from server.app import initial_model
 
 RECORD = Path(__file__).resolve().parents[2] / "simulations" / "sample" / "records100" / "00000" / "00059_lr"
@@ -56,7 +58,7 @@ def test_it_writes_a_detector_with_its_origin_which_detect_takes(
     assert all(name in said.out for name in (*SUPERCLASSES, "population", "personal"))
     assert "not yet proved against controls" in said.err
     parts, about = load_artefact(out)
-    assert (about["record"], about["run"]) == (RECORD.name, run.name)
+    assert (about["ecg"], about["run"]) == (code_of(read_usable(RECORD, 100)), run.name)
     assert about["twins"] == {"MI": 2, "CD": 2}
     assert not torch.equal(parts["detector"]["head.bias"], initial_model(compose(SMALL)).detector["head.bias"])
 

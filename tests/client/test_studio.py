@@ -24,9 +24,11 @@ from client.studio.library import Library
 from client.studio.uploads import MOST_BYTES, unpacked
 from lavq_core.cli.main import main
 from lavq_core.errors import DataError, LavqError
+from lavq_core.formats.reading import read_ecg, read_usable
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
+from lavq_core.twins.made import code_of
 from simulations import sample
 
 RECORD = sample.FOLDER / "records100" / "00000" / "00059_lr"
@@ -143,11 +145,16 @@ def test_it_is_worked_from_the_keyboard_alone(page: Page) -> None:
     tab_to("svg")
     with page.expect_download() as download:
         page.keyboard.press("Enter")
-    assert download.value.suggested_filename.endswith("_LVH-CLBBB_01.svg")
+    assert re.fullmatch(r"ecg-[0-9a-f]{8}_LVH-CLBBB_01\.svg", download.value.suggested_filename)
     drawn = Path(download.value.path()).read_text(encoding="utf-8")
     assert drawn.startswith("<?xml")
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
     assert "SYNTHETIC" in drawn
+    assert "59_lr" not in drawn  # a file's name can be a patient's
+    tab_to("dicom")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename.endswith("_LVH-CLBBB_01.dcm")
 
 
 def test_it_fits_a_phone_and_a_tablet_in_light_and_dark(page: Page) -> None:
@@ -237,24 +244,44 @@ def test_a_download_is_the_twin_as_a_record_that_can_be_read_again(studio: Start
     status, headers, content = studio.post("/api/files", json.dumps(asked).encode())
     assert (status, headers["content-type"]) == (200, "application/zip")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.namelist() == [f"00059_lr_IMI_01.{suffix}" for suffix in ("dat", "hea", "svg")]
+        names = archive.namelist()
         archive.extractall(tmp_path)
-    made, original = (read_record(path).signal for path in (tmp_path / "00059_lr_IMI_01", RECORD))
+    stem = code_of(read_usable(RECORD, 100)) + "_IMI_01"
+    assert names == [f"{stem}.{suffix}" for suffix in ("dat", "hea", "svg")]
+    made, original = (read_record(path).signal for path in (tmp_path / stem, RECORD))
     assert made.shape == (12, 1000)
     assert not np.array_equal(made, original)
-    header = (tmp_path / "00059_lr_IMI_01.hea").read_text()
-    assert "# SYNTHETIC: digital twin of 00059_lr with IMI, strength 1, seed 3" in header
+    header = (tmp_path / f"{stem}.hea").read_text()
+    assert f"# SYNTHETIC: digital twin of {stem[:-7]} with IMI, strength 1, seed 3" in header
     assert {"# age 71", "# female"} <= set(header.splitlines())
+
+    status, headers, content = studio.post("/api/files", json.dumps(asked | {"format": "dicom"}).encode())
+    assert (status, headers["content-type"]) == (200, "application/dicom")
+    (tmp_path / "twin.dcm").write_bytes(content)
+    np.testing.assert_array_equal(read_ecg(tmp_path / "twin.dcm").signal, made)
+
+
+def test_what_is_downloaded_does_not_hold_the_name_of_an_uploaded_file(studio: Started) -> None:
+    files = upload(*((name, data.replace(b"00059_lr", b"Muster_Erika")) for name, data in record_files("Muster_Erika")))
+    asked = {"source": "upload", "files": files, "disease": "IMI"}
+    assert studio.ask("twin", **asked)[1]["name"] == "Muster_Erika"  # on the screen
+    for form in ("wfdb", "dicom"):
+        _, _, content = studio.post("/api/files", json.dumps(asked | {"format": form}).encode())
+        parts = [content]
+        if form == "wfdb":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                parts += [archive.read(name) for name in archive.namelist()]
+                assert len(parts) == 4
+        assert not [part for part in parts if b"Muster" in part or b"Erika" in part]
 
 
 def test_probabilities_are_calibrated_and_come_with_their_thresholds(studio: Started, run: Path) -> None:
-    from client.records import read_checked
     from lavq_core.training.detector_training import predict
 
     status, answer = studio.ask("twin", source="folder", record="00059_lr", disease="IMI")
     assert status == 200
     model = load_shared_model(RunFolder(run))
-    raw = predict(model.detector, read_checked(RECORD, 100)[1][None])[0].numpy()
+    raw = predict(model.detector, model.signal(read_usable(RECORD, 100))[None])[0].numpy()
     halved = 1 / (1 + np.exp(-np.log(raw / (1 - raw)) / 2))
     given = [reading["before"] for reading in answer["readings"]]
     np.testing.assert_allclose(given, halved, atol=1e-3)
@@ -272,6 +299,7 @@ def test_probabilities_are_calibrated_and_come_with_their_thresholds(studio: Sta
         ({"seed": float("inf")}, "seed must be a number"),
         ({"sex": "both"}, "sex must be one of"),
         ({"layout": "9x9"}, "layout must be one of"),
+        ({"layout": ["3x4+II"]}, "layout must be one of"),
         ({"record": "../../README.md"}, "this ECG is not in the list"),
         ({"record": ["x"]}, "this ECG is not in the list"),
         ({"source": "disk"}, "choose an ECG"),

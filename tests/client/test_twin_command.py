@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import torch
 from PIL import Image
 
 from client.commands import twin
-from client.records import read_checked
 from lavq_core.cli.main import main
 from lavq_core.config import compose
 from lavq_core.data.labels import diagnostic_statements
 from lavq_core.data.records import Ecg, read_record, write_record
+from lavq_core.formats.reading import read_usable
 from lavq_core.models.networks import make_networks
 from lavq_core.models.stored import save_private
 from lavq_core.plots.files import PNG_DPI
 from lavq_core.runs.layout import RunFolder
 from lavq_core.signals.leads import INDEPENDENT_LEADS, einthoven_residual, to_independent
 from lavq_core.signals.rpeaks import find_r_peaks
+from lavq_core.twins.made import code_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "simulations" / "sample" / "records100" / "00000" / "00059_lr"
@@ -58,7 +60,8 @@ def ask(run: Path, out: Path, drawn: list[dict[str, Any]], capsys: pytest.Captur
     """Ask for one twin; what the command says."""
 
     def asked(disease: str, *more: object, record: Path = RECORD, run: Path = run, fails: bool = False) -> str:
-        arguments = ["twin", "--run", run, record, "--disease", disease, "--count", 1, "--out", out, *more]
+        arguments = ["twin", "--run", run, record, "--disease", disease, "--count", 1, "--out", out]
+        arguments += ["--name", record.stem, *more]
         status = main([str(argument) for argument in arguments])
         said = capsys.readouterr().err
         assert "Traceback" not in said
@@ -101,14 +104,22 @@ def altered(tmp_path: Path) -> Callable[..., Path]:
 def test_each_twin_is_a_record_and_a_picture_that_say_synthetic(run: Path, out: Path) -> None:
     arguments = ["twin", "--run", run, RECORD, "--disease", "IMI", "--count", 2, "--out", out]
     assert main([str(argument) for argument in arguments]) == 0
+    code = code_of(read_usable(RECORD, 100))
     assert sorted(path.name for path in out.iterdir()) == [
-        f"00059_lr_IMI_0{i}.{suffix}" for i in (1, 2) for suffix in ("dat", "hea", "png")
+        f"{code}_IMI_0{i}.{suffix}" for i in (1, 2) for suffix in ("dat", "hea", "png")
     ]
-    header = (out / "00059_lr_IMI_01.hea").read_text()
-    assert "# SYNTHETIC: digital twin of 00059_lr with IMI, strength 1, seed 0" in header
+    header = (out / f"{code}_IMI_01.hea").read_text()
+    assert f"# SYNTHETIC: digital twin of {code} with IMI, strength 1, seed 0" in header
     assert "# research use, not a medical device" in header
-    with Image.open(out / "00059_lr_IMI_01.png") as picture:
+    assert "00059" not in header
+    with Image.open(out / f"{code}_IMI_01.png") as picture:
         assert picture.size[0] / PNG_DPI > 10  # inches: 10 s at 25 mm/s
+
+
+def test_a_code_is_of_the_samples_alone() -> None:
+    ecg = read_record(RECORD)
+    assert code_of(replace(ecg, name="Muster, Erika")) == code_of(ecg)
+    assert code_of(replace(ecg, signal=-ecg.signal)) != code_of(ecg)
 
 
 def test_a_twin_is_a_12_lead_ecg_that_obeys_einthoven_and_keeps_the_heart_rate(
@@ -247,6 +258,7 @@ def test_a_heart_rate_that_the_record_does_not_give_is_refused_with_those_it_giv
         ("--rate", "nan"),
         ("--age", -3),
         ("--seed", 10**20),
+        ("--name", "Muster, Erika"),
     ],
 )
 def test_a_number_out_of_range_is_named(ask: Callable[..., str], option: str, value: object) -> None:
@@ -332,7 +344,7 @@ def test_beats_of_many_shapes_are_refused(
         return changed
 
     record = altered(every_beat_another)
-    read_checked(record, 100)  # the quality gate lets it through
+    read_usable(record, 100)  # the quality gate lets it through
     line = ask("IMI", record=record, fails=True)
     assert "record given has fewer than three beats of one shape: a twin needs a regular ECG" in line
 

@@ -105,14 +105,21 @@ def test_detect_gives_calibrated_probabilities(run: lavq_core.Run) -> None:
 
 def test_twins_are_ecgs_that_say_synthetic_and_depend_on_the_seed_alone(run: lavq_core.Run) -> None:
     ecg = run.read(RECORD)
-    first, again = (run.twins(ecg, "mi", count=2, age=60, sex="female", seed=1) for _ in range(2))
-    other = run.twins(ecg, "MI", count=2, age=60, sex="female", seed=2)
-    assert [twin.name for twin in first] == ["00059_lr_MI_01", "00059_lr_MI_02"]
-    assert first[0].notes[0] == "SYNTHETIC: digital twin of 00059_lr with IMI, strength 1, seed 1"
+    asked = {"count": 2, "age": 60, "sex": "female", "name": "59"}
+    first, again = (run.twins(ecg, "mi", seed=1, **asked) for _ in range(2))
+    other = run.twins(ecg, "MI", seed=2, **asked)
+    assert [twin.name for twin in first] == ["59_MI_01", "59_MI_02"]
+    assert first[0].notes == (
+        "SYNTHETIC: digital twin of 59 with IMI, strength 1, seed 1",
+        "age 60",
+        "female",
+        "research use, not a medical device",
+    )
     assert first[0].signal.shape == (12, 1000)
     assert all(np.array_equal(a.signal, b.signal) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0].signal, other[0].signal)
     none = run.twins(ecg, "MI", strength=0.0)[0]
+    assert "00059" not in f"{none.name} {none.notes}"  # the name of a file can be a patient's
     np.testing.assert_allclose(none.signal, ecg.signal, atol=0.0025)  # derived leads are rounded in the record
     assert set(run.detect(first[0])) == set(SUPERCLASSES)
 

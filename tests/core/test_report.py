@@ -121,6 +121,14 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
             values |= {f"{metric}.{name}{suffix}": 0.5 + 0.1 * at for at, suffix in enumerate((".low", "", ".high"))}
     for group in ("macro_auc.sex.0", "macro_auc.age.<50", "macro_auc.age.50-64", "macro_auc.device.CS-12 E.1"):
         values |= {group: 0.8, f"{group}.low": 0.7, f"{group}.high": 0.9, f"{group}.n": 60}
+    for where in ("pooled", *(f"site.{site}" for site in sites)):
+        for metric in ("ece_raw", "ece", *(("ece_own",) if where != "pooled" else ())):
+            values |= {f"{metric}.{where}": 0.06, f"{metric}.{where}.low": 0.02, f"{metric}.{where}.high": 0.1}
+        values[f"ece_raw.{where}.n"] = 20
+        for number, at in enumerate((0.1, 0.6)):
+            key = f"reliability.{where}.bin.{number:02d}"
+            values |= {f"{key}.said": at, f"{key}.happened": at + 0.05, f"{key}.happened.n": 50}
+            values |= {f"{key}.happened.low": at - 0.1, f"{key}.happened.high": at + 0.2}
     values |= {"macro_auprc": 0.6, "macro_auprc.low": 0.5, "macro_auprc.high": 0.7}
     for name in SUPERCLASSES[1:]:
         values[f"transfer.federation.{name}.statements"] = 9
@@ -391,6 +399,13 @@ def test_subgroups_stand_by_kind_and_age_from_young_to_old(text: str) -> None:
     assert "CS-12 E.1" in part
     assert "under 50" in part
     assert "men" in part
+
+
+def test_every_hospitals_reliability_diagram_stands_beside_the_pooled_one(text: str, run: RunFolder) -> None:
+    part = text[text.index('id="calibration"') : text.index('id="subgroups"')]
+    assert re.findall(r'<figure class="curve"><figcaption>(.*?)</figcaption>', part) == ["all hospitals", *SITES]
+    assert part.count('class="reliability"') == part.count('class="perfect"') == 1 + len(SITES)
+    assert len(list(run.figures.glob("reliability-*.svg"))) == 1 + len(SITES)
 
 
 def test_a_hospital_without_a_disease_is_marked_beside_what_the_others_lend_it(text: str) -> None:

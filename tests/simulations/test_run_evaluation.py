@@ -13,6 +13,7 @@ from lavq_core.config import compose, save_config
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements, public_statements, superclass_of
 from lavq_core.metrics.auc import class_aucs, macro_auc
+from lavq_core.metrics.classification import weighted_ece
 from lavq_core.models.calibration import Calibration
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
@@ -178,3 +179,24 @@ def test_a_run_whose_predictions_lie_elsewhere_tells_its_data_alone(
     save_artefact(other.model, model.parts(), {"classes": list(SUPERCLASSES)})
     keys = set(evaluate_run(other, config, database))
     assert {key.split(".")[0] for key in keys} == {"data", "transfer"}
+
+
+def test_calibration_is_told_for_every_hospital_with_the_runs_and_with_its_own(
+    run: RunFolder, database: Database, tested: pd.DataFrame
+) -> None:
+    from lavq_core.config import load_config
+
+    own = Calibration((3.0,) * 5, (None,) * 5, (None,) * 5, 0.9, 9, 20, "site-0", "")
+    own.save(run.site("site-0").calibration)
+    metrics = evaluate_run(run, load_config(run.config), database)
+    run.site("site-0").calibration.unlink()
+    for site, rows in tested.groupby("site"):
+        assert metrics[f"ece.site.{site}.n"] == len(rows)
+        assert (f"ece_own.site.{site}" in metrics) == (site == "site-0")
+        bins = [key for key in metrics if key.startswith(f"reliability.site.{site}.bin.") and key.endswith(".n")]
+        assert sum(int(metrics[key]) for key in bins) == 5 * len(rows)
+    rows = tested[tested["site"] == "site-0"]
+    labels, given = rows[[f"true_{c}" for c in SUPERCLASSES]].to_numpy(float), rows[list(SUPERCLASSES)].to_numpy(float)
+    for key, calibration in (("ece", Calibration.load(run.calibration)), ("ece_own", own)):
+        expected = weighted_ece(labels.ravel(), calibration.apply(given).ravel(), np.ones((1, labels.size)))[0]
+        assert metrics[f"{key}.site.site-0"] == pytest.approx(expected)

@@ -18,7 +18,8 @@ async function start() {
   at("layout").append(...about.layouts.map((name) => element("option", {}, name)));
   at("form").addEventListener("submit", (event) => { event.preventDefault(); seed += 1; make(0); });
   at("form").addEventListener("input", changed);
-  at("wfdb").addEventListener("click", () => download().catch(tell));
+  at("wfdb").addEventListener("click", () => download("wfdb", "zip").catch(tell));
+  at("dicom").addEventListener("click", () => download("dicom", "dcm").catch(tell));
   at("svg").addEventListener("click", () => {
     const drawn = new XMLSerializer().serializeToString(at("paper").querySelector("svg"));
     save(new Blob([`<?xml version="1.0" encoding="utf-8"?>\n${drawn}\n`], { type: "image/svg+xml" }), `${shown.stem}.svg`);
@@ -188,12 +189,12 @@ function tell(error) {
 }
 
 function buttons(ready) {
-  at("wfdb").disabled = at("svg").disabled = !ready;
+  for (const id of ["wfdb", "dicom", "svg"]) at(id).disabled = !ready;
 }
 
-async function download() {
+async function download(format, suffix) {
   const asked = await question();
-  save(await (await ask("files", asked)).blob(), `${shown.stem}.zip`);
+  save(await (await ask("files", { ...asked, format })).blob(), `${shown.stem}.${suffix}`);
 }
 
 function save(blob, name) {
