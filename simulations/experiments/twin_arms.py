@@ -19,7 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lavq_core.models.beat_input import BeatInput
+from lavq_core.models.codebook import quantise
 from lavq_core.models.prior import draw_from_counts
+from lavq_core.models.separator import Separator
 from lavq_core.models.twins import Patients, Twins, make_twins, request_twins
 from lavq_core.signals.beats import BEFORE
 from lavq_core.signals.write_back import write_back
@@ -64,7 +67,6 @@ class Arms:
         draws = torch.Generator().manual_seed(self.seed)
         return request_twins(used.networks, used.codes, patients, statements, used.config, 1.0, draws)
 
-    @torch.no_grad()
     def donor_symbols(self, threshold: float | None = None) -> Tensor:
         """Codes ``(n, N)`` of the real records behind the requests, K where the gate is shut.
 
@@ -72,11 +74,7 @@ class Arms:
             threshold: of the gate probability; the configuration's when left out.
         """
         real, separator = self.real, self.generator.networks.separator
-        found = separator(real.x, real.covariates, real.valid, real.memory, real.mask)
-        codes = self.generator.codes
-        indices = (torch.nn.functional.normalize(found.latents, dim=-1) @ codes.T).argmax(dim=-1)  # (n, N)
-        opened = found.probability > (separator.threshold if threshold is None else threshold)
-        return torch.where(opened, indices, torch.full_like(indices, len(codes)))
+        return disease_symbols(separator, self.generator.codes, real, real.memory, real.mask, threshold)
 
     def _counted(self) -> Tensor:
         draws = torch.Generator().manual_seed(self.seed)
@@ -114,3 +112,27 @@ class Arms:
     def _measured(self, twins: Twins) -> TwinSet:
         rate = self.bench.database.sampling_rate
         return TwinSet.measured(twins.signal.numpy(), twins.envelope.numpy(), rate)
+
+
+@torch.no_grad()
+def disease_symbols(
+    separator: Separator,
+    codes: Tensor,
+    beats: BeatInput,
+    memory: Tensor,
+    mask: Tensor,
+    threshold: float | None = None,
+) -> Tensor:
+    """Read the codes off median beats: symbols ``(n, N)`` int64, K where the gate is shut.
+
+    Args:
+        separator: in eval mode.
+        codes: ``(K, D)``.
+        beats: n records.
+        memory, mask: ``(n, L, width)`` and ``(n, L)``, their reports.
+        threshold: of the gate probability; the separator's own when left out.
+    """
+    found = separator(beats.x, beats.covariates, beats.valid, memory, mask)
+    _, indices = quantise(found.latents, codes)  # (n, N)
+    opened = found.probability > (separator.threshold if threshold is None else threshold)
+    return torch.where(opened, indices, torch.full_like(indices, len(codes)))
