@@ -186,7 +186,8 @@ def _head_findings(run: _Run, seed: int) -> list[Finding]:
     at = {number: parts["detector"]["head.weight"].double() for number, parts in run.checkpoints.items()}
     sites = {
         number: [
-            SiteHead(seen[name], run.items[name], run.sizes[name], weight) for name, weight in run.weights(number).items()
+            SiteHead(seen[name], run.items[name], run.sizes[name], weight)
+            for name, weight in run.weights(number).items()
         ]
         for number in rounds
     }

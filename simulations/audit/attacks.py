@@ -21,12 +21,18 @@ class Scores:
     values: np.ndarray  # (P,) higher for likelier members, NaN where a patient could not be scored
     calibrated: bool  # by shadows: it asks who was trained on, and not who is easy
 
+    @property
+    def votes(self) -> bool:
+        """Whether it is evidence of a leak: an uncalibrated one is none, but for codes that are somebody's latents."""
+        return self.calibrated or self.attack == "nearest_code"
+
 
 def attack(target: Answers, shadows: Shadows, cohort: Cohort) -> list[Scores]:
-    """Attack a model by every attack for which it and the shadows have answers.
+    """Attack a model by every attack for which it has answers.
 
     The detector: LiRA, RMIA and the loss threshold. Whatever else is known of each patient is brought into LiRA's form:
-    how much better its distribution over shadows that were trained on the patient explains it than the other.
+    how much better its distribution over shadows that were trained on the patient explains it than the other. Where
+    the shadows have no such answer it is taken as it is, and then also tells easy people from hard ones.
 
     Args:
         target: answers of the attacked model.
@@ -43,10 +49,11 @@ def attack(target: Answers, shadows: Shadows, cohort: Cohort) -> list[Scores]:
         Scores("detector", "rmia", rmia(classes * loss, classes * losses), True),  # of all labels of a record together
         Scores("detector", "loss", loss, False),
     ]
-    for name in sorted(target.keys() & shadows.answers.keys() - {"logits"}):
+    for name in sorted(target.keys() - {"logits"}):
         surface, what = name.split("/")
-        values = calibrated(target[name], shadows.answers[name], shadows.included)
-        scores.append(Scores(surface, what, values, True))
+        known = name in shadows.answers
+        values = calibrated(target[name], shadows.answers[name], shadows.included) if known else target[name]
+        scores.append(Scores(surface, what, values, known))
     return scores
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from lavq_core.config import as_overrides, compose
-from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
+from simulations.audit.answers import BeatFrame, model_answers
 from simulations.audit.cohort import Cohort
 from simulations.audit.shadows import FORMAT, Answers
 from simulations.audit.watching import Watcher
@@ -39,9 +39,10 @@ class FederatedRecipe:
     seed: int
     device: str
     whole: bool  # separator, editor and twins are trained too
+    frame: BeatFrame | None = None  # whom codebooks and twins are asked about; None: nobody
 
     @classmethod
-    def of_run(cls, config: Config, device: str) -> FederatedRecipe:
+    def of_run(cls, config: Config, device: str, frame: BeatFrame | None = None) -> FederatedRecipe:
         """Take a run's own configuration.
 
         In private training the separator is always there if it was there in the run: without it the detector would get
@@ -49,12 +50,13 @@ class FederatedRecipe:
         """
         whole = (config.audit.whole or config.privacy.epsilon > 0) and config.separator_training.steps > 0
         overrides = (*as_overrides(config), *(() if whole else _ALONE), "audit.enabled=false", "run.resume=false")
-        return cls(overrides, config.audit.shadows, config.run.seed, device, whole)
+        return cls(overrides, config.audit.shadows, config.run.seed, device, whole, frame if whole else None)
 
     def key(self, cohort: Cohort) -> str:
         """See ``Recipe``; where files lie does not enter."""
         settings = sorted(item for item in self.overrides if not item.startswith(_ELSEWHERE))
         content = {"format": FORMAT, "patients": cohort.digest(), "settings": settings, "shadows": self.shadows}
+        content["asked"] = self.frame is not None
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def train(self, cohort: Cohort, included: np.ndarray, index: int, folder: Path) -> Answers:
@@ -69,16 +71,7 @@ class FederatedRecipe:
         # The server would report every round of every shadow.
         logging.getLogger("flwr").setLevel(logging.WARNING)
         run_in_process(overrides, config.federation.sites, client_app=watcher)
-        answers = model_answers(RunFolder(place), cohort) | watcher.answers()
+        answers = model_answers(RunFolder(place), cohort, self.frame) | watcher.answers()
         shutil.rmtree(place)
         members.unlink()
         return answers
-
-
-def model_answers(run: RunFolder, cohort: Cohort) -> Answers:
-    """Ask a run's final model about the cohort.
-
-    Raises:
-        RunError: the run has no final model.
-    """
-    return {"logits": cohort.logits(load_shared_model(run).detector)}

@@ -33,6 +33,7 @@ class Finding:
     attack: str
     target: str  # RUN: the run's own files, members by fold; REPLICAS: the run trained again, members by coin
     auc: Interval
+    votes: bool  # it asks who was trained on, and not who is easy
     points: dict[str, OperatingPoint]  # by the names of RATES
     curve: dict[str, list[float]]  # fpr, tpr, low and high of the tpr's pointwise 95 % interval
 
@@ -62,11 +63,11 @@ class Finding:
         return {"surface": self.surface, "attack": self.attack, "target": self.target, **self.curve}
 
 
-def measure(surface: str, attack: str, scores: np.ndarray, member: np.ndarray) -> Finding | None:
+def measure(surface: str, attack: str, scores: np.ndarray, member: np.ndarray, votes: bool = True) -> Finding | None:
     """Measure an attack on the run itself; None where too few people could be scored to show anything.
 
     Args:
-        surface, attack: names.
+        surface, attack, votes: see ``Finding``.
         scores: ``(P,)``, higher for likelier members; NaN where a patient could not be scored.
         member: ``(P,)`` bool.
     """
@@ -75,11 +76,11 @@ def measure(surface: str, attack: str, scores: np.ndarray, member: np.ndarray) -
     if not worth_trying(int(member.sum()), int((~member).sum())):
         return None
     points = {name: operating_point(scores, member, rate) for name, rate in RATES.items()}
-    return Finding(surface, attack, RUN, attack_auc(scores, member), points, _curve(scores, member))
+    return Finding(surface, attack, RUN, attack_auc(scores, member), votes, points, _curve(scores, member))
 
 
 def measure_replicas(
-    surface: str, attack: str, scores: Sequence[np.ndarray], included: Sequence[np.ndarray]
+    surface: str, attack: str, scores: Sequence[np.ndarray], included: Sequence[np.ndarray], votes: bool = True
 ) -> Finding | None:
     """Measure an attack on several replicas of a run; None where too few people could be scored.
 
@@ -87,7 +88,7 @@ def measure_replicas(
     replicas share their patients, so they are no independent repetitions, and the intervals are rather too wide.
 
     Args:
-        surface, attack: names.
+        surface, attack, votes: see ``Finding``.
         scores: of each replica, ``(P,)``.
         included: of each replica, ``(P,)`` bool: who was in it.
     """
@@ -95,12 +96,12 @@ def measure_replicas(
     known = [one for one in found if one is not None]
     if not known:
         return None
-    auc = Interval(*(float(np.mean([getattr(one.auc, end) for one in known])) for end in ("value", "low", "high")),
-                   known[0].auc.n)  # fmt: skip
+    value, low, high = (float(np.mean([getattr(one.auc, end) for one in known])) for end in ("value", "low", "high"))
+    auc = Interval(value, low, high, known[0].auc.n)
     points = {name: _mean_point([one.points[name] for one in known]) for name in RATES}
     together = np.concatenate([_ranks(one) for one in scores])
     curve = _curve(together, np.concatenate(included), replicas=len(known))
-    return Finding(surface, attack, REPLICAS, auc, points, curve)
+    return Finding(surface, attack, REPLICAS, auc, votes, points, curve)
 
 
 def _mean_point(points: Sequence[OperatingPoint]) -> OperatingPoint:

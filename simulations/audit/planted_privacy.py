@@ -74,7 +74,9 @@ def noise_over_batch() -> AbstractContextManager[Any]:
 def batch_clipping() -> AbstractContextManager[Any]:
     """The mean gradient of all patients is clipped to C, and not each patient's."""
 
-    def clipped(x: Tensor, y: Tensor, share: Tensor, _: Tensor, weights: Tensor, positive: Tensor, clip: float) -> Tensor:
+    def clipped(
+        x: Tensor, y: Tensor, share: Tensor, _: Tensor, weights: Tensor, positive: Tensor, clip: float
+    ) -> Tensor:
         probability = torch.sigmoid(x @ weights.double().T)  # (m, 5)
         error = torch.where(y > 0, positive, 1.0) * (probability - y)
         mean = (error * share[:, None]).T @ x / share.sum()
@@ -134,7 +136,9 @@ def play(preset: str, planted: Planted, seed: int, confidence: float) -> StepAud
     """Audit a training in which something is planted."""
     config = bench_config(preset)
     with planted():
-        return audit_training_step(replace(config, run=replace(config.run, seed=seed)), bench_patients(), seed, confidence)
+        return audit_training_step(
+            replace(config, run=replace(config.run, seed=seed)), bench_patients(), seed, confidence
+        )
 
 
 def outcomes(audit: StepAudit, by_noise: bool) -> Sequence[Outcome]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,16 @@ from lavq_core.errors import RunError
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.device import pick_device
+from simulations.audit.answers import BeatFrame, model_answers, own_nearest_code, publishes_networks
 from simulations.audit.attacks import Scores, attack
+from simulations.audit.claim import weigh
 from simulations.audit.cohort import Cohort
-from simulations.audit.federated_shadows import FederatedRecipe, model_answers
-from simulations.audit.finding import Finding, Metrics, measure, measure_replicas
-from simulations.audit.shadows import Shadows, train_shadows
-from simulations.audit.verdict import NO_POWER, names_members, verdict, worth_trying
-
-UNCLAIMED_DELTA = 1e-5
-"""Delta of lower bounds where a run claims nothing."""
+from simulations.audit.evidence import gather
+from simulations.audit.federated_shadows import FederatedRecipe
+from simulations.audit.finding import Finding, Metrics
+from simulations.audit.shadows import train_shadows
+from simulations.audit.twin_links import twin_links
+from simulations.audit.verdict import NO_POWER, worth_trying
 
 THREAT_MODEL = (
     "The attacker holds all ECGs of a person with their superclass labels and asks whether that person was trained "
@@ -37,16 +37,6 @@ THREAT_MODEL = (
     "knows more may find more: what is found is the least that leaks, and a leak that is not found is not ruled "
     "out."
 )
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that was attacked and how it went."""
-
-    own: list[Scores]  # of the run itself
-    findings: list[Finding]
-    control: Finding | None  # LiRA on replicas, asked for folds instead of membership: it has to read one half
-    shadows: Shadows
 
 
 def audit_run(
@@ -72,53 +62,36 @@ def audit_run(
         RunError: the run has no final model, or its detector answers with values that are not finite.
     """
     started = time.monotonic()
-    recipe = FederatedRecipe.of_run(config, pick_device(config.run.device).type)
     cohort = Cohort.of_run(database, config)
-    target = model_answers(run, cohort)
     sizes = _sizes(cohort, config)
     if not worth_trying(int(cohort.member.sum()), int((~cohort.member).sum())):
         metrics = sizes | {"audit.shadows": 0, "audit.verdict": NO_POWER}
         (run.audit / "scores.csv").unlink(missing_ok=True)  # of an earlier audit
         _write(run, config, database, metrics, {"shadows_trained": 0}, started)
         return metrics
+    frame = BeatFrame.of_cohort(database, config, cohort) if publishes_networks(config) else None
+    target = model_answers(run, cohort, frame)
     if not np.isfinite(target["logits"]).all():
         raise RunError(f"the detector in {run.model} answers with values that are not finite: its training has failed")
+    if frame is not None:
+        target |= own_nearest_code(run, config, frame.people)
+    recipe = FederatedRecipe.of_run(config, pick_device(config.run.device).type, frame)
     shadows = train_shadows(cohort, recipe, run.audit, workers, console)
     evidence = gather(attack(target, shadows, cohort), shadows, cohort)
-    metrics = sizes | {"audit.shadows": config.audit.shadows}
+    metrics = sizes | {"audit.shadows": config.audit.shadows, "audit.shadows_whole": int(recipe.whole)}
     for finding in evidence.findings:
         metrics |= finding.metrics()
     if evidence.control is not None:
         metrics |= {f"audit.control.{end}": value for end, value in _auc(evidence.control).items()}
-    metrics["audit.verdict"] = _verdict(evidence, config)
+    if frame is not None:
+        metrics |= twin_links(run, config, frame, cohort)
+    claim = weigh(run, config, database, evidence)
+    metrics |= claim.metrics()
     _write_scores(run, cohort, evidence.own)
     curves = [finding.record() for finding in evidence.findings]
-    _write(run, config, database, metrics, {"findings": curves, "shadows_trained": shadows.trained}, started)
+    found = {"findings": curves, "reasons": list(claim.reasons), "shadows_trained": shadows.trained}
+    _write(run, config, database, metrics, found, started)
     return metrics
-
-
-def gather(own: list[Scores], shadows: Shadows, cohort: Cohort) -> Evidence:
-    """Measure the attacks on the run, and the same on every shadow, which is then a replica attacked by the others."""
-    replicas = [
-        attack(shadows.of(index), shadows.without_pair_of(index), cohort) for index in range(len(shadows.included))
-    ]
-    findings = [measure(one.surface, one.attack, one.values, cohort.member) for one in own]
-    by_attack = list(zip(*replicas, strict=True))  # an attack's scores of each replica
-    findings += [
-        measure_replicas(one[0].surface, one[0].attack, [scores.values for scores in one], list(shadows.included))
-        for one in by_attack
-    ]
-    lira = [scores.values for scores in by_attack[0]]
-    control = measure_replicas("control", "lira", lira, [cohort.member] * len(lira))
-    return Evidence(own, [finding for finding in findings if finding is not None], control, shadows)
-
-
-def _verdict(evidence: Evidence, config: Config) -> str:
-    """Let those attacks vote that ask who was trained on, and not who is easy."""
-    judging = [finding for finding in evidence.findings if finding.attack != "loss"]
-    points = [point for finding in judging for point in finding.points.values()]
-    leaks = [names_members(point, len(points)) for point in points] if config.privacy.epsilon == 0 else []
-    return verdict(leaks, config.privacy.epsilon, [], 0.0)
 
 
 def _sizes(cohort: Cohort, config: Config) -> Metrics:

@@ -139,9 +139,7 @@ def audit_training_step(
     )
 
 
-def canary_scores(
-    canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales
-) -> np.ndarray:
+def canary_scores(canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales) -> np.ndarray:
     """Log likelihood ratio that each canary took part: ``(m,)``.
 
     How much a release is worth depends on its real noise, which the adversary reads off the axes without a canary: of

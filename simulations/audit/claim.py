@@ -1,0 +1,119 @@
+"""Does what a run claims hold? Lower bounds of epsilon, exact tests of the noise, and the verdict.
+
+Three bounds share the permitted error. Two are black-box: the run itself, where members and non-members are told apart
+by fold, and the first replica, where by coin. The third is white-box, in the private training step itself, with
+canaries that are worth more than people (``training_step``). Beside them stand tests of the noise, in the step and in
+what the run's own files show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lavq_core.data.database import Database
+from lavq_core.runs.layout import RunFolder
+from lavq_core.settings import Config
+from lavq_core.training.head_training import PatientItems
+from lavq_core.training.site_data import SiteData
+from simulations.audit.artefacts import audit_artefacts
+from simulations.audit.attacks import Scores
+from simulations.audit.evidence import Evidence
+from simulations.audit.finding import Metrics
+from simulations.audit.measure import CONFIDENCE
+from simulations.audit.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
+from simulations.audit.training_step import audit_training_step
+from simulations.audit.verdict import names_members, verdict
+from simulations.partitions import partition
+
+UNCLAIMED_DELTA = 1e-5
+"""Delta of the lower bounds where a run claims nothing."""
+_BOUNDS = 3  # that share the permitted error
+_EACH = 1.0 - (1.0 - CONFIDENCE) / _BOUNDS
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was found about a run's claim."""
+
+    verdict: str
+    bounds: dict[str, float]  # run, replica, step: epsilon is at least this; together at 95 % confidence
+    reasons: tuple[str, ...]  # why a claim is contradicted, in words
+    checks: dict[str, str]  # of the noise, in words
+
+    def metrics(self) -> Metrics:
+        """Return flat metrics."""
+        found: Metrics = {f"audit.epsilon_lower_bound.{name}": value for name, value in self.bounds.items()}
+        found["audit.epsilon_lower_bound"] = max(self.bounds.values())
+        found |= {f"audit.check.{name}": text for name, text in self.checks.items()}
+        return found | {"audit.verdict": self.verdict}
+
+
+def weigh(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:
+    """Hold a run's claim against everything that was found.
+
+    Only attacks vote that ask who was trained on, and not who is easy. Where epsilon is claimed an attack may name
+    members, if no more of them than epsilon allows: then bounds and noise decide.
+    """
+    claimed, delta = config.privacy.epsilon, config.privacy.delta or UNCLAIMED_DELTA
+    bounds = black_box_bounds(evidence, delta)
+    checks: dict[str, str] = {}
+    reasons: list[str] = []
+    if claimed > 0:
+        step = audit_training_step(config, largest_site(config, database), config.run.seed, _EACH)
+        files = audit_artefacts(run, database, config.run.seed)
+        bounds["step"] = step.epsilon_lower_bound
+        reasons = [*step.reasons, *files.reasons]
+        checks["step"] = (
+            f"In the training step, noise is {step.noise.ratio:.4f} of what the plan promises "
+            f"({step.noise.low:.4f} to {step.noise.high:.4f}); {len(step.findings)} exact tests"
+            + (f": {'; '.join(step.reasons)}" if step.reasons else ", none failed")
+        )
+        checks["files"] = (
+            f"In the run's own files, {len(files.findings)} tests of checkpoints and ledgers"
+            + (f": {'; '.join(files.reasons)}" if files.reasons else ", none failed")
+            + (f"; not tested: {'; '.join(files.untested)}" if files.untested else "")
+        )
+        leaks = [bool(reasons)]
+    else:
+        voting = [finding for finding in evidence.findings if finding.votes]
+        tests = sum(len(finding.points) for finding in voting)
+        naming = [one for one in voting if any(names_members(point, tests) for point in one.points.values())]
+        reasons = [f"{one.attack} on the {one.surface} names members of the {one.target}" for one in naming]
+        leaks = [bool(naming)]
+    people = len(evidence.own_member)
+    alpha = (1.0 - _EACH) / len(SHARES)
+    provable = epsilon_lower_bound(Guesses(people, people, people), delta, 1.0 - alpha)
+    said = verdict(leaks, claimed, list(bounds.values()), provable, checked=bool(checks))
+    return Claim(said, bounds, tuple(reasons), checks)
+
+
+def black_box_bounds(evidence: Evidence, delta: float) -> dict[str, float]:
+    """Lower-bound epsilon by guessing people's memberships, on the run and on its first replica.
+
+    On the replica memberships are fair coins, as the one-run audit needs them. On the run they are folds: as many
+    members as there are non-members are drawn, and that people of different folds are exchangeable is assumed.
+    """
+    member = evidence.own_member
+    generator = np.random.default_rng(0)
+    fewer = min(int(member.sum()), int((~member).sum()))
+    chosen = np.concatenate([generator.permutation(np.flatnonzero(member == side))[:fewer] for side in (True, False)])
+    included = evidence.shadows.included[0]
+    attacks = {
+        "run": [_attack(one, one.values[chosen], member[chosen]) for one in evidence.own if one.calibrated],
+        "replica": [_attack(one, one.values, included) for one in evidence.replicas[0] if one.calibrated],
+    }
+    return {name: best_bound(made, delta, _EACH).epsilon for name, made in attacks.items()}
+
+
+def _attack(scores: Scores, values: np.ndarray, included: np.ndarray) -> Attack:
+    known = np.isfinite(values)
+    return Attack(f"{scores.surface}/{scores.attack}", values[known], included[known])
+
+
+def largest_site(config: Config, database: Database) -> PatientItems:
+    """Described records of the site with most training patients: where the real step is watched."""
+    shares = partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
+    sites = [SiteData(name, database, positions, config) for name, positions in shares.items()]
+    return max((site.described for site in sites), key=lambda items: items.patients)
