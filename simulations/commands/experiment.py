@@ -18,13 +18,15 @@ EXAMPLE = """\
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
-  lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
+  lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
+    "audit": "what leaks at epsilon 8, 3 and 1 and without, on every surface; and the auditor's test bench",
 }
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
@@ -96,6 +98,10 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         return lambda: _population(args, overrides, work)
     if args.name == "privacy":
         return lambda: _privacy(args, overrides, work)
+    if args.name == "audit":
+        from simulations.experiments.audit import run_audit
+
+        return lambda: run_audit(overrides, args.seeds, work, args.workers)
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 

@@ -108,12 +108,66 @@ def _population(rows: Sequence[Row]) -> list[str]:
     return [*lines, "", *_table("", list(_BY_CLASS.values()), classes, rows)]
 
 
+_SURFACES = (  # title, metric
+    ("detector, LiRA", "detector.lira.replicas.{}"),
+    ("detector, RMIA", "detector.rmia.replicas.{}"),
+    ("updates of one hospital", "updates.site.replicas.{}"),
+    ("updates, aggregates alone", "updates.aggregate.replicas.{}"),
+    ("codebook: commitment", "codebook.commitment.replicas.{}"),
+    ("codebook: reconstruction", "codebook.reconstruction.replicas.{}"),
+    ("codebook: rarest statement", "codebook.rare_statement.replicas.{}"),
+    ("separator: healthy gate", "codebook.healthy_gate.replicas.{}"),
+    ("twins: density", "twins.density.replicas.{}"),
+)
+_AUDITED = (
+    ("twin finds the record it was made from", "twins.source_top1"),
+    ("twin finds another ECG of its patient", "twins.linkage_top1"),
+    ("... a real record of the patient does", "twins.record_top1"),
+    ("twin finds the donor of its codes", "twins.donor_top1"),
+    ("control: folds asked for instead of membership, AUC", "control.auc"),
+    ("epsilon is at least (white-box canaries)", "epsilon_lower_bound.step"),
+    ("epsilon is at least (people, one replica)", "epsilon_lower_bound.replica"),
+    ("convicted", "convicted"),
+)
+
+
+def _audit(rows: Sequence[Row]) -> list[str]:
+    """Attacks by arm, TPR at 1 % and AUC; then the test bench."""
+    played = [row for row in rows if "/" in row.arm]
+    rows = [row for row in rows if "/" not in row.arm]
+    arms, known = list(dict.fromkeys(row.arm for row in rows)), {row.metric for row in rows}
+    lines = [
+        (f"{title}: {words}", metric.format(what))
+        for what, words in (("tpr_at_1pct_fpr", "TPR at 1 % FPR"), ("auc", "AUC"))
+        for title, metric in _SURFACES
+        if metric.format(what) in known
+    ]
+    lines += [(title, metric) for title, metric in _AUDITED if metric in known]
+    found = {(row.arm, row.metric): _cell(row) for row in rows}
+    table = [f"| on replicas | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
+    table += [f"| {title} | {' | '.join(found.get((arm, metric), '') for arm in arms)} |" for title, metric in lines]
+    return [*table, "", *_bench(played)] if played else table
+
+
+def _bench(rows: Sequence[Row]) -> list[str]:
+    """A row a case of the test bench: what it claims, its figures with the range of all repeats, how often flagged."""
+    lines = ["| test bench | claims epsilon | figures | flagged |", "|---|---|---|---|"]
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = {row.metric: row for row in rows if row.arm == arm}
+        claim, flagged = mine.pop("claimed_epsilon", None), mine.pop("flagged")
+        figures = "; ".join(f"{metric.replace('_', ' ')} {_cell(row)}" for metric, row in mine.items())
+        said = "" if claim is None else f"{claim.value:g}"
+        lines.append(f"| {arm} | {said} | {figures} | {round(flagged.value * flagged.n)} of {flagged.n} |")
+    return lines
+
+
 LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "population": _population,
     "federation": _federation,
     "twins": _twins,
     "transfer": _transfer,
     "privacy": _federation,
+    "audit": _audit,
 }
 
 
