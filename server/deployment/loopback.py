@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,15 +59,22 @@ def start(deployment: Deployment, say: Callable[[str], None]) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    say("starting the SuperLink")
-    health = server_programs(deployment.server)[0].health
-    if health is None:
-        raise RunError("the SuperLink has no health check")
-    _wait(lambda: answers(*health), deployment, process, "superlink")
-    sites = [node.settings().name for node in deployment.sites()]
-    register_nodes(deployment.server)
-    say(f"waiting for {len(sites)} sites")
-    _wait(lambda: _arrived(deployment, began) >= set(sites), deployment, process, f"supernode-{sites[-1]}")
+    try:
+        say("starting the SuperLink")
+        health = server_programs(deployment.server)[0].health
+        if health is None:
+            raise RunError("the SuperLink has no health check")
+        _wait(lambda: answers(*health), deployment, process, "superlink")
+        sites = [node.settings().name for node in deployment.sites()]
+        register_nodes(deployment.server)
+        say(f"waiting for {len(sites)} sites")
+        _wait(lambda: _arrived(deployment, began) >= set(sites), deployment, process, f"supernode-{sites[-1]}")
+    except BaseException:  # an interrupt as well: nothing stays behind
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30.0)
+        stop(deployment)
+        raise
 
 
 def status(deployment: Deployment) -> list[ProgramStatus]:
@@ -120,5 +128,4 @@ def _wait(ready: Callable[[], bool], deployment: Deployment, process: subprocess
         time.sleep(0.3)
     log = deployment.logs / f"{program if process.poll() is None else 'supervisor'}.log"
     last = last_words(log)
-    stop(deployment)
     raise RunError(f"the deployment did not come up: {last}; the programs' output is in {deployment.logs}")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lavq_core.config import compose
 from lavq_core.errors import ConfigError, RunError
-from lavq_core.runs.events import read_events
+from lavq_core.runs.events import Event, read_events
 from lavq_core.runs.layout import RunFolder, write_atomic
 from server.deployment.folders import ServerFolder
 from server.deployment.processes import CONNECTION, server_programs
@@ -22,6 +23,9 @@ from server.flower_environment import program
 CHECKOUT = Path(__file__).resolve().parents[2]
 _LOOK = 0.5  # s between two looks at a run's events
 _ASK_FLOWER = 20.0  # s between two questions to Flower about a run that says nothing of an end; each starts a process
+_ANSWER = 120.0  # s that a command of Flower may take
+_SILENCE = 900.0  # s without any answer of the SuperLink, after which a run is followed no longer
+_CLOSING = 180.0  # s between a run's last event and the end of its process
 
 
 def register_nodes(server: ServerFolder) -> dict[str, str]:
@@ -98,38 +102,73 @@ def prepared(server: ServerFolder, overrides: Sequence[str], run: RunFolder, res
     return [*defaults, *overrides]
 
 
-def follow(server: ServerFolder, run_id: str, run: RunFolder, show: Any) -> None:
+def follow(
+    server: ServerFolder, run_id: str, run: RunFolder, show: Callable[[Event], None], patience: float = math.inf
+) -> None:
     """Show the events of a run until it has ended.
 
+    Args:
+        server: its folder.
+        run_id: as ``submit`` gave it.
+        run: where the run's events are.
+        show: called with each event from now on.
+        patience: s, after which the run is followed no longer. It goes on all the same.
+
     Raises:
-        RunError: it failed.
+        RunError: it failed, took longer than ``patience``, or nothing says any more how it stands.
     """
-    seen, asked = len(read_events(run.events)), time.monotonic()
+    seen = before = len(read_events(run.events))  # a resumed run has told of its first end already
+    asked = heard = told = began = time.monotonic()
     while True:
         events = read_events(run.events)
         for event in events[seen:]:
             show(event)
+            told = time.monotonic()
         seen = len(events)
-        last = events[-1]["event"] if events else ""
-        row: dict[str, Any] = {}
-        if last in ("run-finished", "run-failed") or time.monotonic() - asked > _ASK_FLOWER:
+        over = seen > before and events[-1]["event"] in ("run-finished", "run-failed")
+        if over or time.monotonic() - asked > _ASK_FLOWER:
             row, asked = run_row(server, run_id), time.monotonic()
-        ended = str(row.get("status", "")).startswith("finished")
-        if ended and row["status"] == "finished:completed" and last == "run-finished":
-            return
-        if ended:
-            reason = events[-1].get("reason") if last == "run-failed" else None
-            details = " ".join(str(row.get("status-details", "")).split())
-            raise RunError(f"the run failed: {reason or details or row['status']}; see {run.events}")
+            if row["status"] != "unknown":
+                heard = asked
+            if str(row["status"]).startswith("finished"):
+                return _require_completed(row, events, run)
+        now = time.monotonic()
+        if over and now - told > _CLOSING:
+            raise RunError(f"the run says that it has ended, but its process has not: see {run.events}")
+        if now - heard > _SILENCE:
+            raise RunError(f"the SuperLink has not answered for {_SILENCE:g} s: see its log, and {run.events}")
+        if now - began > patience:
+            raise RunError(f"the run has not ended within {patience:g} s and goes on: see {run.events}")
         time.sleep(_LOOK)
+
+
+def _require_completed(row: Mapping[str, Any], events: Sequence[Event], run: RunFolder) -> None:
+    """Raise a RunError unless both Flower and the run's own last event say that all went well."""
+    last = events[-1] if events else {"event": ""}
+    if row["status"] == "finished:completed" and last["event"] == "run-finished":
+        return
+    reason = last.get("reason") if last["event"] == "run-failed" else None
+    details = " ".join(str(row.get("status-details", "")).split())
+    raise RunError(f"the run failed: {reason or details or row['status']}; see {run.events}")
 
 
 def _flwr(server: ServerFolder, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
     environment |= server_programs(server)[0].environment
-    answer = subprocess.run(
-        [program("flwr"), *arguments], env=environment, cwd=server.work, capture_output=True, text=True, check=False
-    )
+    command = [program("flwr"), *arguments]
+    try:
+        answer = subprocess.run(
+            command,
+            env=environment,
+            cwd=server.work,
+            stdin=subprocess.DEVNULL,  # it could ask something, and nobody would answer
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ANSWER,
+        )
+    except subprocess.TimeoutExpired:
+        answer = subprocess.CompletedProcess(command, 124, "", f"no answer within {_ANSWER:g} s: is the SuperLink up?")
     if check and answer.returncode != 0:
         raise RunError(f"flwr {arguments[0]} failed: {' '.join((answer.stdout + answer.stderr).split())[-300:]}")
     return answer

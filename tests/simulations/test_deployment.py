@@ -55,7 +55,7 @@ SITES = ["site-0", "site-1", "rest"]
 SMALL = ["run.device=cpu", "detector.width=8", "detector.blocks=1", "detector_training.epochs=1", "federation.share=[]"]
 SMALL += ["separator.width=16", "separator.blocks=1", "separator.heads=2", "separator_training.steps=1"]
 SMALL += ["separator_training.batch=2", "separator_training.after=0", "codebook.size=6", "codebook.dim=8"]
-SMALL += ["text.width=12", "twins.gallery=2", "detector_training.crop=1.0"]
+SMALL += ["text.width=12", "twins.gallery=2", "detector_training.crop=1.0", "federation.round_timeout=420"]
 PATIENCE = 600.0  # s
 
 
@@ -88,14 +88,14 @@ def begin(federation: Deployment, name: str, *more: str, resume: bool = False, a
 
 
 def finish(federation: Deployment, begun: Begun) -> RunFolder:
-    follow(federation.server, *begun, lambda _: None)
+    follow(federation.server, *begun, lambda _: None, PATIENCE)
     return begun[1]
 
 
 def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.2)
     return found
 
