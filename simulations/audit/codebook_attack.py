@@ -75,7 +75,7 @@ def commitment(separator: Separator, codes: Tensor, people: People) -> np.ndarra
     for part in rows.split(_BATCH):
         found = _separate(separator, people.beats.take(part))
         weight = found.probability.clamp_min(1e-6)  # (b, N)
-        values[part] = ((_cosine(found.latents, codes) * weight).sum(1) / weight.sum(1)).numpy()
+        values[part.numpy()] = ((_cosine(found.latents, codes) * weight).sum(1) / weight.sum(1)).numpy()
     return people.means(values)
 
 
@@ -99,7 +99,7 @@ def reconstruction(networks: Networks, codes: Tensor, people: People) -> np.ndar
         healed = editor(sick.x, sick.covariates, found.gate, None)
         recomposed = healed + editor.change(healed, sick.covariates, found.gate, quantised)
         error = vmap(lambda y, x: relative_error(y[None], x[None]))(recomposed, sick.x)  # (b,)
-        values[part] = -(error + _SMALLEST_ERROR).log().numpy()
+        values[part.numpy()] = -(error + _SMALLEST_ERROR).log().numpy()
     return people.means(values)
 
 
@@ -118,7 +118,7 @@ def healthy_gate(separator: Separator, people: People) -> np.ndarray:
         healthy = people.beats.take(part)
         found = _separate(separator, healthy)
         margin = -torch.logit(found.probability, eps=1e-6) * healthy.valid  # (b, N)
-        values[part] = (margin.sum(1) / healthy.valid.sum(1).clamp_min(1.0)).numpy()
+        values[part.numpy()] = (margin.sum(1) / healthy.valid.sum(1).clamp_min(1.0)).numpy()
     return people.means(values)
 
 
@@ -145,7 +145,7 @@ def nearest_code(encoder: Separator, codes: Tensor, people: People) -> np.ndarra
     for part in torch.arange(len(people.beats)).split(_BATCH):
         records = people.beats.take(part)
         cosine = _cosine(_separate(encoder, records).latents, codes)  # (b, N)
-        values[part] = cosine.masked_fill(records.valid == 0, -1.0).amax(1).numpy()
+        values[part.numpy()] = cosine.masked_fill(records.valid == 0, -1.0).amax(1).numpy()
     return people.largest(values)
 
 
