@@ -81,7 +81,7 @@ def train_round(
     if len(site.train_positions) == 0:
         raise DataError(f"site {site.name} has no record in the training folds: leave it out of the federation")
     device = pick_device(config.run.device)
-    generator = torch.Generator().manual_seed(_round_seed(config.run.seed, site.name, number))
+    generator = torch.Generator().manual_seed(site_seed(config.run.seed, site.name, number))
     networks, kept = load_start(config, private_model, before=number)
     networks.to(device).take_over(shared.networks)
     model = shared_detector(config, shared.detector).to(device)
@@ -184,7 +184,7 @@ def training_twins(
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
 
 
-def _round_seed(seed: int, site: str, number: int) -> int:
+def site_seed(seed: int, site: str, number: int) -> int:
     """Another stream for every site and round, the same in every process (Python's own hash is salted)."""
     return zlib.crc32(f"{seed}/{site}/{number}".encode())
 

@@ -66,7 +66,9 @@ def standardised(x: Tensor, centre: Tensor) -> Tensor:
     """What the head sees of described records ``(n, SIZE)``: ``(n, SIZE + 1)`` float64."""
     model = FeatureDetector(100)  # its rate does not enter
     model.centre.copy_(centre)
-    return torch.cat([model.standard(row) for row in x.split(1)]).double() if len(x) else x.new_zeros(0, len(centre) + 1)
+    return (
+        torch.cat([model.standard(row) for row in x.split(1)]).double() if len(x) else x.new_zeros(0, len(centre) + 1)
+    )
 
 
 def clipped_errors(seen: Tensor, y: Tensor, weights: Tensor, head: Head) -> Tensor:

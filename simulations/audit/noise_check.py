@@ -27,6 +27,7 @@ class Finding:
     name: str
     p: float  # chance of something so far from the claim where the claim is true
     text: str  # what was seen, with its number
+    blind: bool = False  # at these sizes it would not have failed even where what it looks for is there
 
     def fails(self, tests: int) -> bool:
         """Tell whether it is too unlikely, as one of so many tests."""
@@ -53,13 +54,16 @@ def size_test(deviations: Sequence[float]) -> Finding:
     """Test released numbers of patients, each less the true one and in units of its noise: too far, or too near."""
     squares = float(np.square(deviations).sum())
     shown = ", ".join(f"{value:.3g}" for value in deviations)
-    return Finding("size", _two_sided(squares, len(deviations)), f"released numbers of patients deviate by {shown} sigma")
+    return Finding(
+        "size", _two_sided(squares, len(deviations)), f"released numbers of patients deviate by {shown} sigma"
+    )
 
 
 def scale_test(name: str, noise: np.ndarray) -> Finding:
     """Test the scale of all noise of one kind (chi-square)."""
     scale = noise_scale(noise)
-    text = f"noise of the {name} is {scale.ratio:.4f} of what the plan promises (95 % interval {scale.low:.4f} to {scale.high:.4f})"
+    interval = f"95 % interval {scale.low:.4f} to {scale.high:.4f}"
+    text = f"noise of the {name} is {scale.ratio:.4f} of what the plan promises ({interval})"
     return Finding(f"{name} scale", _two_sided(float((noise**2).sum()), noise.size), text)
 
 
@@ -68,7 +72,9 @@ def normal_test(name: str, noise: np.ndarray) -> Finding:
     values = noise.ravel()
     values = values[:: -(-values.size // _SAMPLE)]
     found = kstest(values, "norm")
-    return Finding(f"{name} distribution", float(found.pvalue), f"noise of the {name} is off normal by {found.statistic:.4f}")
+    return Finding(
+        f"{name} distribution", float(found.pvalue), f"noise of the {name} is off normal by {found.statistic:.4f}"
+    )
 
 
 def each_test(name: str, noise: np.ndarray, axis: int) -> Finding:
@@ -79,7 +85,9 @@ def each_test(name: str, noise: np.ndarray, axis: int) -> Finding:
     p = 2 * len(squares) * min(chi2.cdf(least, degrees), chi2.sf(most, degrees))
     low, high = np.sqrt([least / degrees, most / degrees])
     what = ("steps", "coordinates")[axis]
-    return Finding(f"{name} {what}", min(1.0, float(p)), f"over the {what}, noise is {low:.3f} to {high:.3f} of the promised")
+    return Finding(
+        f"{name} {what}", min(1.0, float(p)), f"over the {what}, noise is {low:.3f} to {high:.3f} of the promised"
+    )
 
 
 def repeat_test(name: str, first: np.ndarray, second: np.ndarray | None = None) -> Finding:
@@ -113,7 +121,8 @@ def sum_tests(noise: np.ndarray, clean: Mapping[str, np.ndarray]) -> list[Findin
         energy = float((sums**2).sum())
         excess = float((noise * sums).sum()) / max(energy, 1e-300)
         p = 2 * float(norm.sf(abs(excess) * np.sqrt(energy)))
-        text = f"{name} count {1 + excess:.2f} times instead of once (standard error {1 / np.sqrt(max(energy, 1e-300)):.2f})"
+        error = 1 / np.sqrt(max(energy, 1e-300))
+        text = f"{name} count {1 + excess:.2f} times instead of once (standard error {error:.2f})"
         findings.append(Finding(f"sum of {name}", min(1.0, p), text))
     return findings
 

@@ -104,9 +104,7 @@ def watch_training(config: Config, items: PatientItems) -> WatchedTraining:
         ledger = Ledger(Path(folder) / "ledger.jsonl", "audit", math.inf, config.privacy.delta)
         for number in range(1, rounds + 1):
             start, seen = model.head.weight.detach().clone(), []
-            update = feature_round(
-                model, items, config, Round("audit", number, rounds), ledger, watch=seen.append
-            )
+            update = feature_round(model, items, config, Round("audit", number, rounds), ledger, watch=seen.append)
             if number == 1:
                 size, centre = update.size, model.centre.clone()
                 expected = {"centre": centre, "head.weight": start}
