@@ -104,7 +104,7 @@ def train_round(
 def _open_round(site: SiteData, private_model: Path, start: _Start) -> SiteUpdate:
     """Train one round without noise: separator, then detector."""
     config, place = site.config, start.place
-    generator = torch.Generator().manual_seed(_round_seed(config.run.seed, place))
+    generator = torch.Generator().manual_seed(site_seed(config.run.seed, place.site, place.number))
     trainer, statistics, measured = _train_separator(site, start, generator)
     save_private(private_model, start.networks, place.number, trainer.keep())
 
@@ -213,9 +213,9 @@ def training_twins(
     return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
 
 
-def _round_seed(seed: int, place: Round) -> int:
+def site_seed(seed: int, site: str, number: int) -> int:
     """Another stream for every site and round, the same in every process (Python's own hash is salted)."""
-    return zlib.crc32(f"{seed}/{place.site}/{place.number}".encode())
+    return zlib.crc32(f"{seed}/{site}/{number}".encode())
 
 
 def _on_cpu(state: StateDict) -> StateDict:

@@ -32,11 +32,13 @@ from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from lavq_core.training.head_training import PatientItems
 from lavq_core.training.site_data import SiteData
+from lavq_core.training.site_round import site_seed
 from server.app import initial_model
 from server.screening import cut_weights
 from simulations.audit.head_reference import Head, centre_sum, standardised
 from simulations.audit.head_replay import SiteHead, head_round_tests
 from simulations.audit.noise_check import Finding, failures, normal_test, scale_test, size_test
+from simulations.audit.public_noise import public_noise_test
 from simulations.audit.training_step import cost_of
 from simulations.audit.watched_training import Scales
 from simulations.partitions import partition
@@ -107,6 +109,7 @@ def audit_artefacts(run: RunFolder, database: Database, seed: int = 0) -> Artefa
         findings += _head_findings(opened, seed)
         missing = [str(n) for n in range(1, federation.rounds + 1) if not {n, max(1, n - 1)} <= set(opened.present)]
         untested += [f"rounds without a checkpoint: {', '.join(missing)}"] if missing else []
+    untested += [f"{found.name}: the noise hides it at this size" for found in findings if found.blind]
     reasons += [*failures(findings), *_state_reasons(opened), *_final_reasons(run, opened)]
     return ArtefactAudit(config.privacy.epsilon, tuple(findings), tuple(reasons), tuple(untested))
 
@@ -134,9 +137,10 @@ def _open(run: RunFolder, config: Config, database: Database) -> tuple[_Run, lis
         mine = [entry for entry in every if entry.run == name_of_run]
         reasons += [f"{name}: {said}" for said in _ledger_reasons(config, plan, mine, present, name)]
         ledgers[name] = mine
-        sizes |= {name: entry.public["size"] for entry in mine if "size" in entry.public}
+        if released := [entry.public["size"] for entry in mine if "size" in entry.public]:
+            sizes[name] = released[0]
     if set(sizes) < set(items):
-        sizes = {}
+        sizes = {}  # a mean over sites is known only where all their sizes are
     return _Run(config, plan, checkpoints, present, items, ledgers, sizes), reasons
 
 
@@ -172,7 +176,8 @@ def _centre_findings(run: _Run) -> list[Finding]:
     clean = sum((weights[name] / run.sizes[name]) * centre_sum(run.items[name]) for name in weights)
     std = Scales.of(run.config).centre * np.sqrt(sum((weights[name] / run.sizes[name]) ** 2 for name in weights))
     noise = ((run.checkpoints[1]["detector"]["centre"].double() - clean) / std).numpy()
-    return [scale_test("centre", noise), normal_test("centre", noise)]
+    seeds = sorted({0, 1, 42, run.config.run.seed, *(site_seed(run.config.run.seed, name, 1) for name in weights)})
+    return [scale_test("centre", noise), normal_test("centre", noise), public_noise_test("centre", noise, seeds)]
 
 
 def _head_findings(run: _Run, seed: int) -> list[Finding]:

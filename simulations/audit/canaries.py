@@ -64,8 +64,12 @@ class Canaries:
         rows = np.repeat(np.arange(len(self)), np.where(chosen, self.records, 0))
         return PatientItems.of(self.x[rows], self.y[rows], rows)
 
+    def alone(self, chosen: np.ndarray) -> PatientItems:
+        """One record of each of some canaries: a patient of many that are alike adds no more to a sum."""
+        return PatientItems.of(self.x[chosen], self.y[chosen], np.flatnonzero(chosen))
+
     def signals(self, weights: Tensor, centre: Tensor, head: Head) -> Tensor:
-        """What each canary adds to its own column of every step's sum: ``(T, m, 5)`` at weights ``(T, 5, SIZE + 1)``."""
+        """What each canary adds to its own column of a step's sum: ``(T, m, 5)`` at weights ``(T, 5, SIZE + 1)``."""
         seen = standardised(self.x, centre)
         own = seen[torch.arange(len(self)), torch.from_numpy(self.axis)]  # (m,)
         return clipped_errors(seen, self.y, weights, head) * own[:, None]

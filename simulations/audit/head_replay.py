@@ -1,4 +1,4 @@
-"""Rounds of the private head trained again from a checkpoint, with honest noise: what the run's weights are held against.
+"""Rounds of the private head trained again from a checkpoint with honest noise, to hold the run's weights against.
 
 Between two checkpoints lie steps that nobody kept. So one round is taken from the earlier checkpoint by the reference
 (``head_reference``) many times with independent noise of the planned size, and once without. How far noise drives the
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lavq_core.training.head_training import PatientItems
 from simulations.audit.head_reference import Head, clipped_errors, shares
-from simulations.audit.noise_check import Finding
+from simulations.audit.noise_check import FALSE_ALARM, Finding
 
 REPLAYS = 16
+_SEEN = FALSE_ALARM / 20  # p of what fails among as many tests as there usually are
 _SUMMED = "every record like a patient"
 _UNCLIPPED = "patients without their clip"
 
@@ -63,13 +64,11 @@ def head_round_tests(
         number: replay_round(weights[number - 1], weights[number], taking_part, head, noise, generator)
         for number, taking_part in sites.items()
     }
-    findings = []
-    for number, one in rounds.items():
-        findings.append(_distance_test(f"round {number}", [one]))
-        findings.append(_along_test(f"round {number}: steps without noise", one, one.path))
-        findings += [_along_test(f"round {number}: {name}", one, way) for name, way in one.faults.items() if way.any()]
-    findings.append(_distance_test("all rounds", list(rounds.values())))
-    findings.append(_coordinate_test(list(rounds.values())))
+    every = list(rounds.values())
+    findings = [_distance_test(f"round {number}", [one]) for number, one in rounds.items()]
+    findings += [_distance_test("all rounds", every), _coordinate_test(every), _repeat_test(every)]
+    findings.append(_along_test("steps without noise", every, [one.path for one in every]))
+    findings += [_along_test(name, every, [one.faults[name] for one in every]) for name in every[0].faults]
     return findings
 
 
@@ -123,11 +122,37 @@ def _distance_test(what: str, rounds: Sequence[Replayed]) -> Finding:
     return Finding(f"{what}: distance", _against(run, honest), text)
 
 
-def _along_test(what: str, one: Replayed, way: np.ndarray) -> Finding:
-    """Test how far the run has gone along a way, against honest rounds: in lengths of that way."""
-    run, honest = (values @ way / (way @ way) for values in (one.run, one.honest))
-    text = f"{what} move the run's weights {run - honest.mean():+.2f} of their way beyond honest rounds' (spread {honest.std():.2f})"
-    return Finding(what, _against(float(run), honest), text)
+def _along_test(what: str, rounds: Sequence[Replayed], ways: Sequence[np.ndarray]) -> Finding:
+    """Test how far the run has gone along a way of each round, against honest rounds: in lengths of that way."""
+    length = max(float(sum(way @ way for way in ways)), 1e-300)
+    run = float(sum(one.run @ way for one, way in zip(rounds, ways, strict=True))) / length
+    honest = np.asarray(sum(one.honest @ way for one, way in zip(rounds, ways, strict=True))) / length  # (K,)
+    beyond = f"{run - honest.mean():+.2f} of their way beyond honest rounds' (spread {honest.std(ddof=1):.2f})"
+    blind = _against(float(honest.mean()) + 1.0, honest) > _SEEN  # were it there at full length
+    return Finding(what, _against(run, honest), f"{what} move the run's weights {beyond}", blind)
+
+
+def _repeat_test(rounds: Sequence[Replayed]) -> Finding:
+    """Test that no round has the noise of another, against how far honest rounds correlate by chance."""
+    pairs = np.triu_indices(len(rounds), 1)
+    if not len(pairs[0]):
+        return Finding("rounds repeated", 1.0, "there is one round of the head only")
+    means = [one.honest.mean(axis=0) for one in rounds]
+    run = _correlations([one.run - mean for one, mean in zip(rounds, means, strict=True)])[pairs]
+    honest = np.concatenate(
+        [
+            _correlations([one.honest[k] - mean for one, mean in zip(rounds, means, strict=True)])[pairs]
+            for k in range(REPLAYS)
+        ]
+    )
+    largest = float(np.abs(run).max())
+    p = min(1.0, 2 * run.size * float(t_distribution.sf(largest / honest.std(), honest.size - 1)))
+    return Finding("rounds repeated", p, f"largest correlation between the noise of rounds is {largest:.3f}")
+
+
+def _correlations(rows: Sequence[np.ndarray]) -> np.ndarray:
+    unit = np.stack([row / max(float(np.linalg.norm(row)), 1e-300) for row in rows])
+    return np.asarray(unit @ unit.T)
 
 
 def _coordinate_test(rounds: Sequence[Replayed]) -> Finding:

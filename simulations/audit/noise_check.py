@@ -27,6 +27,7 @@ class Finding:
     name: str
     p: float  # chance of something so far from the claim where the claim is true
     text: str  # what was seen, with its number
+    blind: bool = False  # at these sizes it would not have failed even where what it looks for is there
 
     def fails(self, tests: int) -> bool:
         """Tell whether it is too unlikely, as one of so many tests."""
@@ -61,7 +62,8 @@ def size_test(deviations: Sequence[float]) -> Finding:
 def scale_test(name: str, noise: np.ndarray) -> Finding:
     """Test the scale of all noise of one kind (chi-square)."""
     scale = noise_scale(noise)
-    text = f"noise of the {name} is {scale.ratio:.4f} of what the plan promises (95 % interval {scale.low:.4f} to {scale.high:.4f})"
+    interval = f"95 % interval {scale.low:.4f} to {scale.high:.4f}"
+    text = f"noise of the {name} is {scale.ratio:.4f} of what the plan promises ({interval})"
     return Finding(f"{name} scale", _two_sided(float((noise**2).sum()), noise.size), text)
 
 
@@ -119,7 +121,8 @@ def sum_tests(noise: np.ndarray, clean: Mapping[str, np.ndarray]) -> list[Findin
         energy = float((sums**2).sum())
         excess = float((noise * sums).sum()) / max(energy, 1e-300)
         p = 2 * float(norm.sf(abs(excess) * np.sqrt(energy)))
-        text = f"{name} count {1 + excess:.2f} times instead of once (standard error {1 / np.sqrt(max(energy, 1e-300)):.2f})"
+        error = 1 / np.sqrt(max(energy, 1e-300))
+        text = f"{name} count {1 + excess:.2f} times instead of once (standard error {error:.2f})"
         findings.append(Finding(f"sum of {name}", min(1.0, p), text))
     return findings
 

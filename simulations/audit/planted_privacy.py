@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
+from lavq_core.privacy.noise import gaussian
 from lavq_core.settings import Config
 from lavq_core.training import feature_round, head_training
 from lavq_core.training.head_training import PatientItems, Watch
@@ -33,7 +34,7 @@ from simulations.audit.training_step import StepAudit, audit_training_step
 
 Planted = Callable[[], AbstractContextManager[Any]]
 GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE = 0.95, 0.99
-_FAST = ("federation.rounds=3", "detector_training.steps=20", "detector_training.epochs=20")
+_FAST = ("federation.rounds=3", "detector_training.steps=12", "detector_training.epochs=12")
 
 
 # --- bugs ------------------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def per_record_clipping() -> AbstractContextManager[Any]:
 
 @contextmanager
 def same_noise_every_round() -> Iterator[None]:
-    """Each step of a round gets the noise that it had in the round before."""
+    """Each step of a round gets the noise that it had in the round before; another training gets other noise."""
     drawn: list[Tensor] = []
     step = 0
     real = head_training.train_head
@@ -104,12 +105,13 @@ def same_noise_every_round() -> Iterator[None]:
 
     def release(total: Tensor, clipping_norm: float, noise_multiplier: float) -> Tensor:
         nonlocal step
-        if total.dim() == 2:
-            if step == len(drawn):
-                drawn.append(torch.randn(total.shape, dtype=torch.float64))
-            step += 1
-            return total + noise_multiplier * clipping_norm * drawn[step - 1]
-        return real_release(total, clipping_norm, noise_multiplier)
+        if total.dim() < 2:  # number of patients and centre, which come before all rounds of the head
+            drawn.clear()
+            return real_release(total, clipping_norm, noise_multiplier)
+        if step == len(drawn):
+            drawn.append(gaussian(tuple(total.shape), 1.0))
+        step += 1
+        return total + noise_multiplier * clipping_norm * drawn[step - 1]
 
     real_release = head_training.release
     with patch.object(feature_round, "train_head", train_head), patch.object(head_training, "release", release):

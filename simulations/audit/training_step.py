@@ -40,7 +40,7 @@ from simulations.audit.noise_check import (
 from simulations.audit.one_run import Attack, Bound, best_bound
 from simulations.audit.watched_training import Scales, Sums, WatchedTraining, watch_training
 
-CANARIES, WITH_MANY = 1000, 100
+CANARIES, WITH_MANY = 1000, 200
 _EXACT = 1e-8  # least variance, in units of the promised: below it a sum is as good as exact
 _ROUNDING = 0.02  # of an epsilon: accountants of other methods agree within it
 
@@ -106,28 +106,24 @@ def audit_training_step(
     """
     head, scales = Head.of(config), Scales.of(config)
     made = Canaries.draw(canaries, with_many, seed)
-    taking_part = made.records_of(made.included)
-    training = watch_training(config, together(items, taking_part))
-    known = training.clean(items, head)
+    training = watch_training(config, together(items, made.records_of(made.included)))
+    known, adds = training.clean(items, head), made.signals(training.weights, training.centre, head)
     replay = watch_training(config, items)
     other = replay.released.minus(replay.clean(items, head)).over(scales)
     left = training.released.minus(known).over(scales)
     scores = {
-        "canaries": canary_scores(made, training, left, head, scales),
-        "canaries, against a replay": canary_scores(made, training, left.minus(other), head, scales),
+        "canaries": canary_scores(made, adds, left, scales),
+        "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales),
     }
+    kinds = {f"{n} record{'s' * (n > 1)}": made.records == n for n in np.unique(made.records).tolist()}
     attacks = [
-        Attack(f"{name} of {records} record{'s' * (records > 1)}", score[rows], made.included[rows])
+        Attack(f"{name} of {kind}", score[rows], made.included[rows])
         for name, score in scores.items()
-        for records in np.unique(made.records).tolist()
-        if (rows := made.records == records).any()
+        for kind, rows in kinds.items()
     ]
     bound = best_bound(attacks, config.privacy.delta, confidence)
     groups = {"real patients": known} | {
-        f"patients of {records} record{'s' * (records > 1)}": training.clean(
-            made.records_of(made.included & (made.records == records)), head
-        )
-        for records in np.unique(made.records).tolist()
+        f"patients of {kind}": training.clean(made.alone(made.included & rows), head) for kind, rows in kinds.items()
     }
     findings, noise = check_noise(left, other, {name: sums.over(scales) for name, sums in groups.items()})
     reasons = [*failures(findings), *training.unexplained, *cost_reasons(config, training)]
@@ -139,7 +135,7 @@ def audit_training_step(
     )
 
 
-def canary_scores(canaries: Canaries, training: WatchedTraining, left: Sums, head: Head, scales: Scales) -> np.ndarray:
+def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) -> np.ndarray:
     """Log likelihood ratio that each canary took part: ``(m,)``.
 
     How much a release is worth depends on its real noise, which the adversary reads off the axes without a canary: of
@@ -147,15 +143,15 @@ def canary_scores(canaries: Canaries, training: WatchedTraining, left: Sums, hea
 
     Args:
         canaries: m of them, fewer than there are axes.
-        training: the weights that their contributions are computed at.
+        adds: ``(T, m, 5)``, what each adds to its column of every step's sum.
         left: released sums without everybody known, in units of the promised noise.
-        head, scales: the training's.
+        scales: that noise.
     """
     axis = torch.from_numpy(canaries.axis)
     free = torch.from_numpy(np.setdiff1d(np.arange(SIZE), canaries.axis))
     steps = left.steps[:, :, free].square().mean(dim=(1, 2)).clamp_min(_EXACT)[:, None, None]  # (T, 1, 1) variances
     centre = left.centre[free].square().mean().clamp_min(_EXACT)
-    adds = canaries.signals(training.weights, training.centre, head) / scales.steps  # (T, m, 5)
+    adds = adds / scales.steps
     found = left.steps[:, :, axis].transpose(1, 2)  # (T, m, 5)
     to_centre = NORM / scales.centre
     agreement = (adds * found / steps).sum(dim=(0, 2)) + to_centre * left.centre[axis] / centre  # (m,)

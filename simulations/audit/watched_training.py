@@ -64,12 +64,12 @@ class Scales:
         Raises:
             ConfigError: patients are sampled: nobody then knows whose sums the steps are.
         """
-        plan = make_plan(config, config.federation.rounds)
-        if plan.detector.sample_rate < 1:
+        if config.detector_training.epochs < config.detector_training.steps:
             raise ConfigError(
                 "this audit knows who takes part in a step only where all do: set detector_training.epochs to "
                 "detector_training.steps, as the presets of privacy do"
             )
+        plan = make_plan(config, config.federation.rounds)
         steps = plan.detector.noise_multiplier * config.privacy.clipping_norm
         return cls(plan.size.noise_multiplier, plan.centre.noise_multiplier * NORM, steps)
 
@@ -97,10 +97,10 @@ def watch_training(config: Config, items: PatientItems) -> WatchedTraining:
     Every generator that a program might take noise from by mistake starts from the run's seed, as it does in a run.
     """
     rounds, head = config.federation.rounds, Head.of(config)
-    model, unexplained = FeatureDetector(config.data.sampling_rate), []
-    at, sums = [], []
+    at, sums, unexplained = [], [], []
     size, centre = 0.0, torch.zeros(0)
     with tempfile.TemporaryDirectory() as folder, _seeded(config.run.seed):
+        model = FeatureDetector(config.data.sampling_rate)
         ledger = Ledger(Path(folder) / "ledger.jsonl", "audit", math.inf, config.privacy.delta)
         for number in range(1, rounds + 1):
             start, seen = model.head.weight.detach().clone(), []
