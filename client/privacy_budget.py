@@ -13,12 +13,12 @@ _DELTA = 1e-5  # of the presets
 _NOTE = (
     "What this site would release in a whole training with privacy=eps8, eps3 or eps1 (a patient the unit, delta "
     "{delta:g}), by the plan that a run follows, and how much of that would be noise with {patients:,} training "
-    "patients. Patients: how far their released number lies from the true one, 95 % of the time. Description, one step: noise in "
-    "the patients' mean description ({size} numbers) and in the mean gradient of a step ({values}), in per cent of the "
-    "longest that such a mean can be; real ones are shorter. All steps: noise in the mean of all {steps} gradients. "
-    "These shares are of all numbers together; in any one direction a gradient's noise is {root:.0f} times less. The "
-    "noise of a sum is the same at every size: with twice the patients the shares are half as large, and averaging "
-    "over hospitals lowers them again."
+    "patients. Patients: how far their released number lies from the true one, 95 % of the time. Description, one "
+    "step: noise in the patients' mean description ({size} numbers) and in the mean gradient of a step ({values}), in "
+    "per cent of the longest that such a mean can be; real ones are shorter. All steps: noise in the mean of all "
+    "{steps} gradients. These shares are of all numbers together; in any one direction a gradient's noise is "
+    "{root:.0f} times less. The noise of a sum is the same at every size: with twice the patients the shares are half "
+    "as large, and averaging over hospitals lowers them again."
 )
 
 

@@ -35,7 +35,7 @@ _FAINT = """least => {
   return found;
 }"""
 
-_NAMELESS = """() => [...document.querySelectorAll("input, select, textarea, button, a, summary, progress, svg[role=img]")]
+_NAMELESS = """() => [...document.querySelectorAll("input, select, button, a, summary, progress, svg[role=img]")]
   .filter((e) => e.checkVisibility())
   .filter((e) => !(e.labels?.length || e.ariaLabel || e.hasAttribute("aria-labelledby") || e.textContent.trim()))
   .map((e) => e.outerHTML.slice(0, 80))"""

@@ -26,6 +26,7 @@ from lavq_core.report.numbers import Metrics, display
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
+from tests.pages import faults_of
 
 SITES = ("site-0", "site-1", "site-2", "site-10")
 HOSTILE = '<img src=x onerror=alert(1)> & "$co$"'
@@ -341,6 +342,12 @@ def test_the_gallery_is_filtered_by_disease_and_hospital(run: RunFolder, open_pa
     assert len(shown) < everything
     expect(page.locator("output")).to_have_text(f"{len(shown)} of {everything} shown")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_everybody_can_read_it(run: RunFolder, open_page: Callable[..., BrowserPage]) -> None:
+    page = open_page(run.report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert faults_of(page) == []
 
 
 # --- every number from metrics.json ----------------------------------------------------------------------------------
