@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from client.data_card import Section
+from client.privacy_budget import budget_section
 from lavq_core.data.database import Database, chronological
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.data.ptbxl import UNKNOWN_SITE
@@ -23,9 +23,6 @@ from lavq_core.text.language import language_of
 INTRO = "Written by lavq site report. It names records: it belongs to the site and stays there. Research use only."
 _AGES = (0, 18, 40, 65, 80)  # years, where bands begin
 _SEX = {0: "male", 1: "female", -1: "sex unknown"}
-_EPSILONS = (1.0, 3.0, 8.0)
-_BATCH, _EPOCHS = 64, 30  # of the private training that the budget is reckoned for
-_FEWEST = 2 * _BATCH  # patients below which no such training is reckoned
 _LISTED = 50  # records named in a table; the others are counted
 _MOST = 12  # devices and languages in a table
 # Where a reason stops saying what is wrong and starts saying how much, or in which lead.
@@ -44,7 +41,7 @@ def site_report(database: Database) -> list[Section]:
         *_named(database),
         _duplicates(database, same),
         _healthy(database),
-        _budget(database),
+        budget_section(_training_patients(database)),
     ]
 
 
@@ -184,29 +181,8 @@ def _healthy(database: Database) -> Section:
     return Section("Healthy patients", note, ("patients", "count"), cells)
 
 
-def _budget(database: Database) -> Section:
-    """Say how much noise a budget of privacy asks for at this size."""
-    from lavq_core.privacy.accounting import Mechanism, scaled_to
-
-    patients = int(database.table.loc[database.table["strat_fold"].between(1, 8), "patient_id"].nunique())
-    title = "What a privacy budget would buy"
-    if patients < _FEWEST:
-        return Section(title, f"{patients} training patients are too few for differential privacy.", (), [])
-    rate, delta = _BATCH / patients, 1 / (10 * patients)
-    steps = round(_EPOCHS / rate)
-    rows = []
-    for epsilon in _EPSILONS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that Renyi orders could be finer
-            (found,) = scaled_to([Mechanism("training", 1.0, rate, steps)], epsilon, delta)
-        noise = found.noise_multiplier
-        rows.append((f"{epsilon:g}", f"{noise:.2f}", f"{noise / _BATCH:.3f}"))
-    note = (
-        f"For {patients:,} training patients, each patient the unit: {_EPOCHS} passes of Poisson batches of {_BATCH} "
-        f"expected patients, delta {delta:.1g}. Noise is that of one step, in norms that one patient can add at most; "
-        "the less of it, the more is learned."
-    )
-    return Section(title, note, ("epsilon", "noise multiplier", "noise of a step's mean"), rows)
+def _training_patients(database: Database) -> int:
+    return int(database.table.loc[database.table["strat_fold"].between(1, 8), "patient_id"].nunique())
 
 
 def _kind(reason: str) -> str:

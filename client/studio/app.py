@@ -80,6 +80,7 @@ class Studio:
             paper, beats = _paper(made, layout), svg_markup(made.draw_beats(0))
         return {
             "name": made.name,
+            "called": made.called,
             "disease": made.diseases[0],
             "stem": made.stem(0),
             "paper": paper,

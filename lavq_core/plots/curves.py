@@ -130,7 +130,7 @@ def draw_reliability(bins: Sequence[tuple[float, float, float, float]], where: s
         markersize=1.7 * POINTS_PER_MM,
         linewidth=0.5 * POINTS_PER_MM,
         clip_on=False,
-        label=_plain(where),
+        label="seen",
         gid="reliability",
     )
     _legend(figure, axes)

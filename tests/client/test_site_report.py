@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from client.data_card import Section
+from client.privacy_budget import TITLE, budget_section
 from client.site_report import followed, identical_signals, site_report
 from lavq_core.cli.main import main
 from lavq_core.data.database import Database
-from lavq_core.privacy.accounting import Mechanism, epsilon_of
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 ROWS = 40
@@ -148,20 +149,12 @@ def test_what_is_no_database_or_no_format_is_said_in_one_line(
     assert not (tmp_path / "card.pdf").exists()
 
 
-@pytest.mark.slow
-def test_the_noise_of_a_budget_is_what_the_accountant_says_and_less_for_more_of_it(tmp_path: Path) -> None:
-    title = "What a privacy budget would buy"
-    database = Database.open(SAMPLE, cache_dir=tmp_path / "cache", progress=False)
-    noise = {float(epsilon): float(row[0]) for epsilon, row in cells(database, title).items()}
+def test_the_budget_is_reckoned_for_the_training_patients(opened: Callable[[], Database], folder: Path) -> None:
+    def of(database: Database) -> Section:
+        return next(section for section in site_report(database) if section.title == TITLE)
+
+    database = opened()
     patients = database.table.loc[database.table["strat_fold"] < 9, "patient_id"].nunique()
-    rate = 64 / patients
-    for epsilon, multiplier in noise.items():
-        spent = epsilon_of([Mechanism("training", multiplier, rate, round(30 / rate))], 1 / (10 * patients))
-        assert spent == pytest.approx(epsilon, rel=0.02)
-    assert noise[1.0] > noise[3.0] > noise[8.0]
-
-
-def test_too_few_patients_are_told_that_no_budget_helps(opened: Callable[[], Database]) -> None:
-    (section,) = [section for section in site_report(opened()) if section.title == "What a privacy budget would buy"]
-    assert "too few for differential privacy" in section.note
-    assert section.rows == []
+    assert of(database) == budget_section(patients)
+    edit(folder, lambda table: table.assign(strat_fold="10"))
+    assert "No patient is in the folds that are trained on" in of(opened()).note

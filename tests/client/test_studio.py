@@ -30,6 +30,7 @@ from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
 from lavq_core.twins.made import code_of
 from simulations import sample
+from tests.pages import faults_of
 
 RECORD = sample.FOLDER / "records100" / "00000" / "00059_lr"
 KEY = "records100/00000/00059_lr"
@@ -118,6 +119,10 @@ def test_the_page_shows_a_twin_over_its_original_with_the_detectors_readings(pag
     rows = page.locator("#readings tbody tr")
     assert [rows.nth(i).locator("th").inner_text().split()[0] for i in range(5)] == ["NORM", "MI", "STTC", "CD", "HYP"]
     assert "Calibrated on fold 9 of four sites (76 records)" in page.inner_text("#basis")
+
+
+def test_everybody_can_read_it(page: Page) -> None:
+    assert faults_of(page) == []
 
 
 def test_it_is_worked_from_the_keyboard_alone(page: Page) -> None:

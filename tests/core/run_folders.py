@@ -123,11 +123,20 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
             values |= {key: 0.75, f"{key}.low": 0.6, f"{key}.high": 0.9, f"{key}.n": 15}
     values |= {"data.reason.flat lead": 2, "data.reason.amplitude": 3, "partition.scheme": "site"}
     values |= {"run.config_sha256": "e" * 64, "version.torch": "2.13.0", "version.python": "3.11.7"}
-    lira = {"auc": 0.553, "tpr_at_1pct_fpr": 0.0234, "members": 300, "non_members": 296, "shadows": 8}
-    values |= {f"audit.detector.lira.{name}": value for name, value in lira.items()}
-    values |= {"audit.detector.lira.tpr_at_1pct_fpr.low": 0.008, "audit.detector.lira.tpr_at_1pct_fpr.high": 0.05}
-    values["audit.detector.lira.verdict"] = "no leak shown at these sizes"
-    values |= {"audit.detector.loss.auc": 0.54, "audit.detector.loss.tpr_at_1pct_fpr": 0.01}
+    values |= {"audit.members": 300, "audit.non_members": 296, "audit.shadows": 8, "audit.shadows_whole": 0}
+    values |= {"audit.verdict": "consistent with the claim", "audit.claimed_epsilon": 3.0}
+    values |= {"audit.epsilon_lower_bound": 0.7, "audit.epsilon_lower_bound.step": 0.7}
+    values |= {"audit.check.step": "noise is 1.0001 of what the plan promises"}
+    values |= {"audit.control.auc": 0.5, "audit.control.auc.low": 0.45, "audit.control.auc.high": 0.55}
+    for attack in ("detector.lira", "detector.loss", "updates.site.replicas"):
+        rates = {"auc": 0.553, "tpr_at_1pct_fpr": 0.0234, "tpr_at_01pct_fpr": 0.004}
+        for name, value in rates.items():
+            ends = {"": value, ".low": 0.5 * value, ".high": 1.5 * value}
+            values |= {f"audit.{attack}.{name}{end}": at for end, at in ends.items()}
+        values |= {f"audit.{attack}.members": 300, f"audit.{attack}.non_members": 296, f"audit.{attack}.fpr_reached": 0.0068}
+    for link in ("source_top1", "linkage_top1"):
+        values |= {f"audit.twins.{link}{end}": 0.4 for end in ("", ".low", ".high")}
+        values |= {f"audit.twins.{link}.n": 37, f"audit.twins.{link}.chance": 0.0024}
     return values
 
 
@@ -187,8 +196,12 @@ def write_run(root: Path, sites: tuple[str, ...] = SITES, references: list[np.nd
     save_artefact(run.model, {"detector": {"head.weight": torch.zeros(5, 48)}, "codebook": codebook}, {"round": ROUNDS})
     run.audit.mkdir()
     rates = np.linspace(0, 1, 60)
-    curve = {"fpr": rates.tolist(), "tpr": (rates**0.8).tolist()}
-    (run.audit / "audit.json").write_text(json.dumps({"lira": curve, "loss": curve}), encoding="utf-8")
+    tpr = rates**0.8
+    curve = {"fpr": rates.tolist(), "tpr": tpr.tolist(), "low": (0.9 * tpr).tolist(), "high": (1.1 * tpr).tolist()}
+    attacks = (("detector", "lira", "run"), ("detector", "loss", "run"), ("updates", "site", "replicas"))
+    found = [{"surface": where, "attack": how, "target": what, **curve} for where, how, what in attacks]
+    audit = {"findings": found, "threat_model": "The attacker holds all ECGs of a person."}
+    (run.audit / "audit.json").write_text(json.dumps(audit), encoding="utf-8")
     for index, site in enumerate(sites):
         folder = site if "/" not in site else f"hospital-{index}"
         write_twins(run, site, folder, references or [heart(10 * index + k) for k in range(2)])

@@ -24,6 +24,7 @@ from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from tests.core.run_folders import SITES, Page, heart, metrics_of, write_run
+from tests.pages import faults_of
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_ids_are_unique_although_many_pictures_share_the_page(page: Page) -> Non
 
 def test_pictures_are_written_as_files_too(run: RunFolder) -> None:
     names = {path.name for path in run.figures.iterdir()}
-    assert {"convergence-macro_auc.svg", "audit-roc.svg", "bytes.svg"} <= names
+    assert {"convergence-macro_auc.svg", "audit-roc.svg", "audit-roc-replicas.svg", "bytes.svg"} <= names
     twins = [name for name in names if name.startswith("twin-")]
     assert len([name for name in twins if name.endswith(".svg")]) >= 8
     assert len(twins) == 2 * len({name.rpartition(".")[0] for name in twins})
@@ -106,6 +107,12 @@ def test_the_gallery_is_filtered_by_disease_and_hospital(run: RunFolder, open_pa
     assert len(shown) < everything
     expect(page.locator("output")).to_have_text(f"{len(shown)} of {everything} shown")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_everybody_can_read_it(run: RunFolder, open_page: Callable[..., BrowserPage]) -> None:
+    page = open_page(run.report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert faults_of(page) == []
 
 
 # --- every number from metrics.json ----------------------------------------------------------------------------------

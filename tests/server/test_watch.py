@@ -18,6 +18,7 @@ from lavq_core.runs.lock import held
 from lavq_core.runs.site_curves import site_curves
 from server.commands import watch as command
 from server.watch.app import Watch
+from tests.pages import faults_of
 
 SITES = ("site-2", "site-10")
 
@@ -136,6 +137,7 @@ def test_the_page_follows_the_log(federation: Federation, address: str, open_pag
         federation.log.write("run-finished", seconds=6.0)
         expect(page.locator("#heading")).to_contain_text("finished")
         assert page.title().startswith("2/3 finished")
+        assert faults_of(page) == []
 
 
 def test_a_page_without_the_key_says_what_to_do(address: str, open_page: Callable[..., Page]) -> None:

@@ -163,7 +163,8 @@ function show(answer) {
   at("paper").innerHTML = answer.paper; // drawn by this server, its words escaped by the XML writer
   at("beats").innerHTML = answer.beats;
   at("readings").tBodies[0].replaceChildren(...answer.readings.map(row));
-  at("state").textContent = `Twin ${seed + 1} of ${answer.name} with ${answer.disease}.`;
+  at("state").textContent = `Twin ${seed + 1} of ${answer.name} with ${answer.disease}. Pictures and files call it ` +
+    `${answer.called}: the name of a file can be a patient's.`;
   buttons(true);
 }
 
