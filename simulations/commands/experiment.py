@@ -18,12 +18,14 @@ EXAMPLE = """\
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
+  lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
+    "personal": "one patient's detector from that patient's twins, against controls",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
 }
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
@@ -96,6 +98,10 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         return lambda: _population(args, overrides, work)
     if args.name == "privacy":
         return lambda: _privacy(args, overrides, work)
+    if args.name == "personal":
+        from simulations.experiments.personal import run_personal
+
+        return lambda: run_personal(overrides, args.seeds, work, args.workers)
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 

@@ -23,13 +23,12 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.population import Scored, evaluate
 from lavq_core.models.calibration import Calibration
-from lavq_core.models.codebook import merge_statistics
 from lavq_core.models.stored import shared_detector
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config, DataConfig
 from lavq_core.training.site_data import SiteData
-from lavq_core.training.site_round import SharedState, train_round
 from simulations.experiments.generators import ONE_SITE
+from simulations.experiments.one_site import train_alone
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import FOLDER, Row
 from simulations.experiments.seeds import over_seeds
@@ -76,21 +75,8 @@ def _train(job: Job) -> pd.DataFrame:
         if job.arm == "permuted":
             database = with_permuted_labels(database, config.data, job.seed)
         site = Site(SiteData("everybody", database, np.arange(len(database)), config), folder)
-        write_predictions(site, shared_detector(config, _rounds(site.data, folder.private_model, config).detector))
+        write_predictions(site, shared_detector(config, train_alone(site.data, folder.private_model, config).detector))
     return pd.read_csv(folder.predictions).assign(arm=job.arm, seed=job.seed)[_KEPT]
-
-
-def _rounds(site: SiteData, private_model: Path, config: Config) -> SharedState:
-    """Go through all rounds of a federation of one."""
-    from server.app import initial_model
-
-    model, rounds = initial_model(config), config.federation.rounds
-    shared = SharedState(model.detector, model.codebook, model.networks)
-    for number in range(1, rounds + 1):
-        update = train_round(site, private_model, shared, number, rounds)
-        codebook = merge_statistics(shared.codebook, [update.statistics], config.codebook.decay)
-        shared = SharedState(update.detector, codebook, update.networks)
-    return shared
 
 
 def with_permuted_labels(database: Database, data: DataConfig, seed: int) -> Database:
