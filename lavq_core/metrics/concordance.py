@@ -9,18 +9,15 @@ _FLIPS = 20_000
 _AT_ONCE = 1_000
 
 
-def concordance(abnormal: np.ndarray, norm: np.ndarray) -> float:
-    """Share of the pairs in which the abnormal record scores above the NORM one; ties count half.
+def concordant(abnormal: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """Tell in which pairs the abnormal record scores above the NORM one: 1, 0, or .5 for a tie.
+
+    Its mean over all pairs is the concordance (the Mann-Whitney statistic); .5 is chance.
 
     Args:
-        abnormal: ``(a,)`` scores of abnormal records.
-        norm: ``(b,)`` scores of NORM records.
-
-    Returns:
-        NaN where there is no pair. .5 is chance.
+        abnormal, norm: scores of the two records of each pair, of any equal shape.
     """
-    gap = np.sign(np.asarray(abnormal, dtype=float)[:, None] - np.asarray(norm, dtype=float)[None])  # (a, b)
-    return float((gap.mean() + 1.0) / 2.0) if gap.size else float("nan")
+    return (np.sign(np.asarray(abnormal, dtype=float) - np.asarray(norm, dtype=float)) + 1.0) / 2.0
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:

@@ -31,7 +31,7 @@ import pandas as pd
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import BOOTSTRAPS, auc_intervals
-from lavq_core.metrics.concordance import concordance, sign_flip_p
+from lavq_core.metrics.concordance import concordant, sign_flip_p
 from lavq_core.metrics.twins import bootstrap_mean
 from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
@@ -59,45 +59,40 @@ def score(predictions: pd.DataFrame, records: pd.DataFrame, labels: pd.DataFrame
         (str(arm), int(seed)): part.set_index("ecg_id")[_CLASSES].join(known, how="inner")
         for (arm, seed), part in predictions.groupby(["arm", "seed"], sort=False)
     }
-    rows = [row for (arm, _), table in tables.items() for row in _of_arm(arm, table)]
-    rows += [row for table in _first_seed(tables) for row in _always_norm(table)]
-    by_person = {name: {key: CONCORDANCES[name](table) for key, table in tables.items()} for name in CONCORDANCES}
+    by_person = {name: {key: of(table) for key, table in tables.items()} for name, of in CONCORDANCES.items()}
+    rows = [_mean(arm, name, values) for name, found in by_person.items() for (arm, _), values in found.items()]
+    for (arm, _), table in tables.items():
+        rows += [_auc(arm, "macro_auc.later", _after(table)), *_paper(arm, table)]
+    rows += _always_norm(next(iter(tables.values())))  # whoever answers without looking needs the records alone
     rows += [row for name in _COMPARED for row in _gains(name, by_person[name])]
     return over_seeds(rows) + [row for name in _COMPARED for row in _tests(name, by_person[name])]
 
 
 def within_people(table: pd.DataFrame) -> pd.Series:
     """``concordance`` of every eligible person with both kinds of later record, by patient_id."""
-    return _each_person(table[table["eligible"] & table["later"]], _on_norm)
+    return _any_order(_after(table))
 
 
 def _any_order(table: pd.DataFrame) -> pd.Series:
-    return _each_person(table, _on_norm)
-
-
-def on_the_disease(table: pd.DataFrame) -> pd.Series:
-    """``concordance.disease`` of every eligible person with both kinds of later record, by patient_id."""
-
-    def one(abnormal: pd.DataFrame, norm: pd.DataFrame) -> float:
-        pairs = [
-            concordance(np.array([record[name]]), norm[name].to_numpy())
-            for _, record in abnormal.iterrows()
-            for name in _CLASSES
-            if record[f"true_{name}"] == 1
-        ]
-        return float(np.mean(pairs)) if pairs else float("nan")
-
-    return _each_person(table[table["eligible"] & table["later"]], one)
+    return _on_norm(_kind(table, "abnormal").merge(_kind(table, "norm"), on="patient_id", suffixes=("", "_other")))
 
 
 def against_all_norms(table: pd.DataFrame) -> pd.Series:
     """``concordance.all_norms`` of every eligible person, by patient_id."""
-    chosen = table[table["eligible"] & table["later"]]
-    norm = chosen[chosen["norm"]]
-    values = {
-        patient: _on_norm(rows, norm) for patient, rows in chosen[chosen["abnormal"]].groupby("patient_id")
-    }  # fmt: skip
-    return pd.Series(values, dtype=float).dropna()
+    norm = _kind(_after(table), "norm").drop(columns="patient_id")
+    return _on_norm(_kind(_after(table), "abnormal").merge(norm, how="cross", suffixes=("", "_other")))
+
+
+def on_the_disease(table: pd.DataFrame) -> pd.Series:
+    """``concordance.disease`` of every eligible person with both kinds of later record, by patient_id.
+
+    An abnormal record's superclasses count alike.
+    """
+    ill, well = (_kind(_after(table), kind) for kind in ("abnormal", "norm"))
+    pairs = ill.merge(well, on="patient_id", suffixes=("", "_other"))
+    own = pairs[_TRUE].to_numpy()  # (pairs, 5)
+    wins = concordant(pairs[_CLASSES].to_numpy(), pairs[[f"{name}_other" for name in _CLASSES]].to_numpy())
+    return _each_person(pairs, (wins * own).sum(axis=1) / own.sum(axis=1))
 
 
 CONCORDANCES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -108,22 +103,22 @@ CONCORDANCES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 
-def _on_norm(abnormal: pd.DataFrame, norm: pd.DataFrame) -> float:
-    return concordance(1.0 - abnormal["NORM"].to_numpy(), 1.0 - norm["NORM"].to_numpy())
+def _after(table: pd.DataFrame) -> pd.DataFrame:
+    """Eligible people's records after their references."""
+    return table[table["eligible"] & table["later"]]
 
 
-def _each_person(table: pd.DataFrame, one: Callable[[pd.DataFrame, pd.DataFrame], float]) -> pd.Series:
-    """Figure of each person's abnormal and NORM records; people without a pair are left out."""
-    values = {patient: one(rows[rows["abnormal"]], rows[rows["norm"]]) for patient, rows in table.groupby("patient_id")}
-    return pd.Series(values, dtype=float).dropna()
+def _kind(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return table.loc[table[kind], ["patient_id", *_CLASSES, *_TRUE]]
 
 
-def _of_arm(arm: str, table: pd.DataFrame) -> Iterator[Row]:
-    for name, figure in CONCORDANCES.items():
-        yield _mean(arm, name, figure(table))
-    later = table[table["eligible"] & table["later"]]
-    yield _auc(arm, "macro_auc.later", later)
-    yield from _paper(arm, table)
+def _on_norm(pairs: pd.DataFrame) -> pd.Series:
+    """Mean of each person's pairs on 1 - P(NORM)."""
+    return _each_person(pairs, concordant(1.0 - pairs["NORM"].to_numpy(), 1.0 - pairs["NORM_other"].to_numpy()))
+
+
+def _each_person(pairs: pd.DataFrame, wins: np.ndarray) -> pd.Series:
+    return pd.Series(wins, dtype=float).groupby(pairs["patient_id"].to_numpy()).mean()
 
 
 def _gains(name: str, values: dict[tuple[str, int], pd.Series]) -> Iterator[Row]:
@@ -169,11 +164,6 @@ def _always_norm(table: pd.DataFrame) -> Iterator[Row]:
     first = people[people["norm_first"]]
     count = float(first["patient_id"].nunique())
     yield Row("cohort", "people.paper_norm_first", count, count, count, len(first), 1)
-
-
-def _first_seed(tables: dict[tuple[str, int], pd.DataFrame]) -> list[pd.DataFrame]:
-    """One table of any arm: whoever answers without looking needs the records alone."""
-    return list(tables.values())[:1]
 
 
 def _mean(arm: str, metric: str, by_person: pd.Series) -> Row:
