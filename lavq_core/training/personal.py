@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.detector import Detector
 from lavq_core.settings import DetectorTrainingConfig, PersonalConfig
-from lavq_core.training.augmentation import augment
+from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.detector_training import LabelledEcgs, detector_loss
 
 
@@ -50,7 +50,7 @@ def personalise(
         population: trained.
         data: of ``personal_examples``.
         config: steps, rate and anchor.
-        augmentation: sizes of the changes.
+        augmentation: length of the stretches that are trained on, and sizes of the changes.
         sampling_rate: Hz.
         seed: of batches and augmentation; another seed shows how much the result owes to chance.
 
@@ -67,7 +67,8 @@ def personalise(
     optimiser = torch.optim.AdamW(moving, lr=config.lr, weight_decay=0.0)
     for _ in range(config.steps):
         rows = torch.randint(len(data), (config.batch,), generator=generator)
-        x = augment(data.x[rows], augmentation, sampling_rate, generator)
+        x = random_stretch(data.x[rows], augmentation.crop, sampling_rate, generator)  # as the population's was trained
+        x = augment(x, augmentation, sampling_rate, generator)
         away = torch.stack([(now - then).square().sum() for now, then in zip(moving, start, strict=True)]).sum()
         loss = detector_loss(model(x), data.y[rows], data.weight[rows]) + config.anchor * away
         optimiser.zero_grad(set_to_none=True)

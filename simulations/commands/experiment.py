@@ -18,6 +18,7 @@ EXAMPLE = """\
   lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
   lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
+  lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
   lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
@@ -25,6 +26,7 @@ _NAMES = {
     "federation": "centralised, local only, federated",
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
+    "personal": "one patient's detector from that patient's twins, against controls",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
     "audit": "what leaks at epsilon 8, 3 and 1 and without, on every surface; and the auditor's test bench",
 }
@@ -102,6 +104,10 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
         from simulations.experiments.audit import run_audit
 
         return lambda: run_audit(overrides, args.seeds, work, args.workers)
+    if args.name == "personal":
+        from simulations.experiments.personal import run_personal
+
+        return lambda: run_personal(overrides, args.seeds, work, args.workers)
     if args.name == "transfer":
         from simulations.experiments.transfer import run_transfer
 

@@ -55,6 +55,20 @@ _BY_CLASS = {
     "specificity": "specificity",
 }
 
+_PERSONAL = {"population": "population, not fine-tuned"}  # other arms are called what they are
+_CONCORDANCES = {
+    "concordance": "own later NORM",
+    "concordance.disease": "... on the disease's probability",
+    "concordance.any_order": "own NORM, before or later",
+    "concordance.all_norms": "everybody's later NORM",
+}
+_PAPER = {
+    "ecg_accuracy": "ECG-wise accuracy",
+    "patient_accuracy": "patient-wise accuracy",
+    "macro_auc": "macro AUC",
+    "macro_f1": "macro F1",
+}
+
 
 def _federation(rows: Sequence[Row]) -> list[str]:
     """A row an arm, a column a metric."""
@@ -161,11 +175,45 @@ def _bench(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _personal(rows: Sequence[Row]) -> list[str]:
+    """Concordance, an arm a row; own twins against each control, with p; the paper's table for both cohorts."""
+    found = {(row.arm, row.metric): row for row in rows}
+    arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if (arm, "concordance") in found]
+    titles = [f"{title} ({found['own', name].n} people)" for name, title in _CONCORDANCES.items()]
+    lines = [(_PERSONAL.get(arm, arm), arm, [*_CONCORDANCES, "macro_auc.later"]) for arm in arms]
+    table = _table("abnormal above", [*titles, "macro AUC"], lines, rows)
+    compared = [name for name in _CONCORDANCES if ("own", f"{name}_p.population") in found]
+    titles = [title for name in compared for title in (_CONCORDANCES[name], "p")]
+    table += ["", "| own less | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    for control in (arm for arm in arms if arm != "own"):
+        cells = [
+            cell
+            for name in compared
+            for cell in (
+                _cell(found["own", f"{name}_gain.{control}"]),
+                _short(found["own", f"{name}_p.{control}"].value),
+            )
+        ]
+        table.append(f"| {control} | " + " | ".join(cells) + " |")
+    for prefix, people, title in (
+        ("paper", "people.paper", "the paper's cohort"),
+        ("paper.norm_first", "people.paper_norm_first", "... NORM first"),
+    ):
+        size = found["cohort", people]
+        corner = f"{title}: {size.value:.0f} people, {size.n} records"
+        lines = [
+            (_PERSONAL.get(arm, arm), arm, [f"{prefix}.{name}" for name in _PAPER]) for arm in ("always-norm", *arms)
+        ]
+        table += ["", *_table(corner, list(_PAPER.values()), lines, rows)]
+    return table
+
+
 LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "population": _population,
     "federation": _federation,
     "twins": _twins,
     "transfer": _transfer,
+    "personal": _personal,
     "privacy": _federation,
     "audit": _audit,
 }

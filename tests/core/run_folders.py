@@ -133,7 +133,11 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
         for name, value in rates.items():
             ends = {"": value, ".low": 0.5 * value, ".high": 1.5 * value}
             values |= {f"audit.{attack}.{name}{end}": at for end, at in ends.items()}
-        values |= {f"audit.{attack}.members": 300, f"audit.{attack}.non_members": 296, f"audit.{attack}.fpr_reached": 0.0068}
+        values |= {
+            f"audit.{attack}.members": 300,
+            f"audit.{attack}.non_members": 296,
+            f"audit.{attack}.fpr_reached": 0.0068,
+        }
     for link in ("source_top1", "linkage_top1"):
         values |= {f"audit.twins.{link}{end}": 0.4 for end in ("", ".low", ".high")}
         values |= {f"audit.twins.{link}.n": 37, f"audit.twins.{link}.chance": 0.0024}

@@ -88,3 +88,18 @@ def test_a_seed_is_repeatable_and_another_differs(
     first, again, other = (predict(tuned(population, reference, twins, seed), twins) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_it_trains_on_stretches_as_long_as_the_populations(
+    population: Detector, reference: torch.Tensor, twins: torch.Tensor
+) -> None:
+    lengths = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: lengths.append(inputs[0].shape[-1]) if isinstance(module, Detector) else None
+    )
+    try:
+        data = personal_examples(reference, twins, CLASSES)
+        personalise(population, data, CONFIG, DetectorTrainingConfig(crop=1.5), 100, 0)
+    finally:
+        hook.remove()
+    assert lengths == [150] * CONFIG.steps

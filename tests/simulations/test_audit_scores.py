@@ -134,10 +134,12 @@ def test_every_answer_of_model_and_shadows_becomes_an_attack() -> None:
     target = {
         "logits": generator.normal(size=(5, 2)),
         "twins/density": generator.normal(size=4),
-        "codebook/x": np.ones(4),
+        "codebook/commitment": np.ones(4),
     }
     found = {f"{one.surface}/{one.attack}": one for one in attack(target, shadows, cohort)}
-    assert set(found) == {"detector/lira", "detector/rmia", "detector/loss", "twins/density"}  # known of both sides
+    assert set(found) == {"detector/lira", "detector/rmia", "detector/loss", "twins/density", "codebook/commitment"}
+    assert not found["codebook/commitment"].calibrated  # the shadows say nothing of it
+    assert not found["codebook/commitment"].votes
     assert np.isfinite(found["twins/density"].values).tolist() == [True, False, True, True]
     assert not found["detector/loss"].calibrated
     by_hand = calibrated(target["twins/density"][:1], answers["twins/density"][:, :1], shadows.included[:, :1])
