@@ -16,6 +16,7 @@ from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.models.codebook import STATISTICS, merge_statistics
 from lavq_core.models.stored import shared_detector
+from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
@@ -84,17 +85,17 @@ def site_updates(config: Config, sites: int) -> tuple[SharedModel, dict[str, Sit
     return model, updates
 
 
-_LOCAL = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", "detector_training.epochs=2")
+_LOCAL = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", "detector_training.epochs=1")
 
 
 def round_4(setting: Setting) -> Pair:
     """A round of four hospitals of the sample, in this process, with predictions and twins of the last round."""
-    return _round(setting, 4, *_LOCAL, "separator_training.steps=8")
+    return _round(setting, 4, *_LOCAL, "separator_training.steps=1")
 
 
 def round_50(setting: Setting) -> Pair:
     """A round of fifty hospitals of about ten records each."""
-    own = ("partition.scheme=iid", "federation.min_sites=40", "separator_training.steps=1")
+    own = ("partition.scheme=iid", "separator_training.steps=1")
     return _round(setting, setting.many(50, 4), *_LOCAL, *own)
 
 
@@ -105,7 +106,7 @@ def _round(setting: Setting, sites: int, *own: str) -> Pair:
     def federated() -> list[np.ndarray]:
         place = setting.fresh("round")
         run_in_process([*asked, f"run.dir='{place}'"], sites)
-        return _weights(RunFolder(place))
+        return _in_order(load_artefact(RunFolder(place).model)[0]["detector"])
 
     def local_steps() -> list[np.ndarray]:
         return train_locally(compose([*asked, f"run.dir='{setting.fresh('local')}'"]))
@@ -133,13 +134,11 @@ def train_locally(config: Config) -> list[np.ndarray]:
         evaluate_round(site, detector, 1)
         write_predictions(site, detector)
         write_gallery(site, detector, SharedState(merged.detector, merged.codebook, merged.networks), 1)
-    return [value.numpy() for value in merged.detector.values()]
+    return _in_order(merged.detector)
 
 
-def _weights(run: RunFolder) -> list[np.ndarray]:
-    from lavq_core.runs.artefact import load_artefact
-
-    return [value.numpy() for value in load_artefact(run.model)[0]["detector"].values()]
+def _in_order(state: Mapping[str, Tensor]) -> list[np.ndarray]:
+    return [state[name].numpy() for name in sorted(state)]
 
 
 def bytes_of_a_round(setting: Setting) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,15 @@ from simulations.benchmarks.setting import Setting
 from simulations.launch import quoted
 
 _KIB = 1024
+# A child is charged with the largest memory of the process that started it, too. So a small one stands between.
+_WAITER = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(child.pid, 0)
+print(time.perf_counter() - began, used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,15 +42,19 @@ def fresh_process(command: Sequence[str]) -> Cost:
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    began = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RunError(f"{' '.join(command)} failed: {words[-1] if words else process.returncode}")
-    return Cost(time.perf_counter() - began, used.ru_maxrss * (_KIB if sys.platform != "darwin" else 1))
+    done = subprocess.run(
+        [*python(_WAITER), *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    words = done.stderr.strip().splitlines()
+    if done.returncode != 0:
+        raise RunError(f"{' '.join(command)} failed: {words[-1] if words else done.returncode}")
+    seconds, peak = done.stdout.split()
+    return Cost(float(seconds), int(peak) * (_KIB if sys.platform != "darwin" else 1))
 
 
 def python(code: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lavq_core.data.labels import SUPERCLASSES
+from simulations.benchmarks.tables import tables as bench_tables
 from simulations.experiments.results_file import Row
 
 _DISEASES = SUPERCLASSES[1:]
@@ -114,6 +115,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "twins": _twins,
     "transfer": _transfer,
     "privacy": _federation,
+    "bench": bench_tables,
 }
 
 
