@@ -90,16 +90,16 @@ _LOCAL = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", 
 
 def round_4(setting: Setting) -> Pair:
     """A round of four hospitals of the sample, in this process, with predictions and twins of the last round."""
-    return _round(setting, 4, *_LOCAL, "separator_training.steps=1")
+    return federated_round(setting, 4, *_LOCAL, "separator_training.steps=1")
 
 
 def round_50(setting: Setting) -> Pair:
     """A round of fifty hospitals of about ten records each."""
     own = ("partition.scheme=iid", "separator_training.steps=1")
-    return _round(setting, setting.many(50, 4), *_LOCAL, *own)
+    return federated_round(setting, 50, *_LOCAL, *own)
 
 
-def _round(setting: Setting, sites: int, *own: str) -> Pair:
+def federated_round(setting: Setting, sites: int, *own: str) -> Pair:
     """A federated round; the reference does the sites' own work in a loop, and merges: no Flower, no wire, no log."""
     asked = setting.overrides(f"federation.sites={sites}", *own)
 

@@ -9,6 +9,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.detector import build_detector
@@ -89,7 +90,8 @@ def separator_plain(setting: Setting) -> Pair:
         return clipped_gradients(loss, weights, items, torch.arange(len(rows)), _CLIP)
 
     def plain() -> dict[str, Tensor]:
-        losses = vmap(loss, in_dims=(None, 0), randomness="different")(weights, items)  # (n,)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no rule for vmap and falls back to a loop
+            losses = vmap(loss, in_dims=(None, 0), randomness="different")(weights, items)  # (n,)
         found = torch.autograd.grad(losses.mean(), list(weights.values()), allow_unused=True)
         return {name: value for name, value in zip(weights, found, strict=True) if value is not None}
 

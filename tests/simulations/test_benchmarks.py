@@ -14,6 +14,7 @@ from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.signals.quality import Verdict, assess
 from simulations.benchmarks.catalogue import COMPARED, GROWTHS, Aim
+from simulations.benchmarks.federations import federated_round
 from simulations.benchmarks.harness import Pair, Spread, Way, measure, slope
 from simulations.benchmarks.plain_gate import judge
 from simulations.benchmarks.processes import fresh_process, python
@@ -21,7 +22,8 @@ from simulations.benchmarks.setting import Setting
 from simulations.benchmarks.suite import PAIRS, compare, grow, names, run_suite
 from simulations.benchmarks.wang import WangResNet
 
-_PROCESSES = {"shadows"}  # starts processes that load PyTorch: tested with the audit
+_LARGE = {"round-4", "round-50", "shadows"}  # the first two are below; shadows in processes are tested with the audit
+_TINY = ("detector.width=8", "detector.blocks=1", "separator.width=8", "separator.blocks=1", "codebook.size=8")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_every_benchmark_of_the_catalogue_can_be_run_and_no_other():
     assert names() == [*PAIRS, *GROWTHS, "start", "report", "bytes", "memory"]
 
 
-@pytest.mark.parametrize("entry", [entry for entry in COMPARED if entry.name not in _PROCESSES], ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", [entry for entry in COMPARED if entry.name not in _LARGE], ids=lambda e: e.name)
 def test_ours_and_the_reference_give_the_same(entry, tiny):
     if entry.name == "codebook":
         pytest.importorskip("vector_quantize_pytorch")
@@ -103,6 +105,16 @@ def test_ours_and_the_reference_give_the_same(entry, tiny):
     ours, reference = (rows[f"{entry.name}.{which}"].value for which in ("seconds", "reference_seconds"))
     assert ratio.value == pytest.approx(ours / reference if entry.is_cost else reference / ours)
     assert (ratio.arm, ratio.n) == (entry.name, 1)
+
+
+def test_a_federated_round_and_its_local_steps_end_with_the_same_weights_bit_for_bit(tiny):
+    few = ("federation.rounds=1", "detector_training.epochs=1", "twins.after=0", "separator_training.after=0")
+    own = ("separator_training.steps=1", "separator_training.batch=4", "twins.gallery=1", *_TINY)
+    pair = federated_round(tiny, 3, *few, *own)
+    ours, reference = pair.ours.run(), pair.reference.run()
+    assert len(ours) == len(reference) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(ours, reference, strict=True))
+    assert pair.agree(ours, reference)
 
 
 @pytest.mark.parametrize("name", GROWTHS)
