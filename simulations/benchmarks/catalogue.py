@@ -111,6 +111,6 @@ FACTS = (
 
 GROWTHS = {
     "growth-batches": ("an epoch of random batches", "records"),
-    "growth-sites": ("merging a round's updates", "sites"),
+    "growth-sites": ("merging a round's detectors and codebooks", "sites"),
     "growth-inference": ("detector inference of a batch", "records"),
 }

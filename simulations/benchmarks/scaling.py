@@ -42,8 +42,11 @@ def batches(setting: Setting) -> Growth:
 
 
 def sites(setting: Setting) -> Growth:
-    """A round's merge, by the number of sites."""
-    config, sizes = setting.config(), [setting.many(count) + number for number, count in enumerate((4, 16, 50, 500))]
+    """A round's merge of detector and codebook, by the number of sites."""
+    config, sizes = (
+        setting.config("federation.share=[]"),
+        [setting.many(count) + number for number, count in enumerate((4, 16, 50, 500))],
+    )
     model, updates = site_updates(config, max(sizes))
     aggregator = make_aggregator(config)
 

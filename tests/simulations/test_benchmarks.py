@@ -20,7 +20,9 @@ from simulations.benchmarks.plain_gate import judge
 from simulations.benchmarks.processes import fresh_process, python
 from simulations.benchmarks.setting import Setting
 from simulations.benchmarks.suite import PAIRS, compare, grow, names, run_suite
+from simulations.benchmarks.tables import tables
 from simulations.benchmarks.wang import WangResNet
+from simulations.experiments.results_file import Row
 
 _LARGE = {"round-4", "round-50", "shadows"}  # the first two are below; shadows in processes are tested with the audit
 _TINY = ("detector.width=8", "detector.blocks=1", "separator.width=8", "separator.blocks=1", "codebook.size=8")
@@ -171,3 +173,37 @@ def test_an_unknown_benchmark_is_named_with_those_there_are(tiny):
 def test_a_limit_that_has_passed_ends_the_suite_without_a_result(tiny):
     with pytest.raises(RunError, match="1 benchmarks are left"):
         run_suite(tiny, 5, Console(quiet=True), ["gate"], seconds=1e-9)
+
+
+def rows_of(name: str, ratio: float) -> list[Row]:
+    return [
+        Row(name, f"{name}.{metric}", value, 0.9 * value, 1.1 * value, 5, 1)
+        for metric, value in (("ratio", ratio), ("seconds", 2e-5), ("reference_seconds", 2e-5 * ratio))
+    ]
+
+
+def test_the_table_shows_the_spread_and_says_which_aims_were_missed():
+    rows = [*rows_of("batches", 250.0), *rows_of("packing", 25.0), *rows_of("dp-step", 1.8)]
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in tables(rows)}
+    batches = next(line for what, line in lines.items() if "random batches" in what)
+    assert "250 [225, 275]" in batches
+    assert "20 us a record | 5 ms" in batches
+    assert ">= 300, **missed**" in batches
+    assert ">= 20, met" in next(line for what, line in lines.items() if "first packing" in what)
+    assert "<= 1.5, **missed**" in next(line for what, line in lines.items() if "DP step" in what)
+
+
+def test_a_ratio_to_another_days_constant_has_a_table_of_its_own_that_says_so():
+    constant = Row("twins-100hz", "twins-100hz.constant_ratio", 60.0, 50.0, 70.0, 5, 1)
+    lines = tables([*rows_of("twins-100hz", 9.0), constant])
+    head = next(number for number, line in enumerate(lines) if "a constant measured on another day" in line)
+    assert any("60 [50, 70]" in line and "**missed**" in line for line in lines[head:])
+    assert not any("60 [50, 70]" in line for line in lines[:head])
+
+
+def test_growth_and_plain_figures_have_their_rows():
+    rows = [Row("growth-sites", f"seconds.{n}", 0.01 * n, 0, 1, 5, 1) for n in (4, 50)]
+    rows += [Row("growth-sites", "slope", 1.0, 0.9, 1.1, 5, 1), Row("start", "help.seconds", 0.4, 0.3, 0.5, 5, 1)]
+    text = "\n".join(tables(rows))
+    assert "4: 40 ms, 50: 500 ms" in text
+    assert "| `lavq --help` | 0.4 s | <= 0.5, met |" in text
