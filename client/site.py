@@ -56,7 +56,7 @@ def open_site(context: Context) -> Site:
     overrides = tuple(shlex.split(str(context.run_config["overrides"])))
     node = context.node_config
     if "partition-id" in node:
-        return _simulated(overrides, int(node["partition-id"]), int(node["num-partitions"]))
+        return _simulated(overrides, int(node["num-partitions"]))[int(node["partition-id"])]
     if set(_NODE) <= set(node):
         name, data_dir, site_dir, policy_file = (str(node[key]) for key in _NODE)
         policy, folder = SitePolicy.load(policy_file), SiteFolder(Path(site_dir))
@@ -81,20 +81,25 @@ def _permitted(policy: SitePolicy, overrides: tuple[str, ...], name: str, data_d
     return Site(data, folder, policy, deployed=True)
 
 
-# A Flower process serves many messages: the database is opened and packed once for all of them.
-@lru_cache(maxsize=8)
-def _simulated(overrides: tuple[str, ...], partition_id: int, sites: int) -> Site:
+# A Flower process serves many messages of many sites: settings, database and partition are read once for all of them.
+@lru_cache(maxsize=2)
+def _simulated(overrides: tuple[str, ...], sites: int) -> list[Site]:
+    """All hospitals of a simulation; none has read an ECG yet."""
     from simulations.partitions import partition  # only a simulation deals out one database
 
     config = _threaded(compose(overrides))
     database = _database(config, config.data.dir)
-    shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
-    name, positions = list(shares.items())[partition_id]
-    withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
     policy = SitePolicy(epsilon_max=config.privacy.epsilon_max or config.privacy.epsilon or None)
-    folder = RunFolder(Path(config.run.dir)).site(name)
+
     members = np.loadtxt(config.partition.members, dtype=np.int64, ndmin=1) if config.partition.members else None
-    return Site(SiteData(name, database, positions, config, withheld, members), folder, policy)
+
+    def site(name: str, positions: np.ndarray) -> Site:
+        withheld = tuple(item.split(":")[1] for item in config.partition.withhold if item.split(":")[0] == name)
+        folder = RunFolder(Path(config.run.dir)).site(name)
+        return Site(SiteData(name, database, positions, config, withheld, members), folder, policy)
+
+    shares = partition(database.table, config.partition.scheme, sites, config.partition.seed)
+    return [site(name, positions) for name, positions in shares.items()]
 
 
 @lru_cache(maxsize=2)

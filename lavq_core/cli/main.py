@@ -18,7 +18,7 @@ from lavq_core.errors import LavqError
 GROUP = "lavq.commands"
 ORDER = (
     "demo", "run", "status", "watch", "report", "audit",
-    "detect", "evaluate", "twin", "studio", "personalize", "convert", "export", "experiment", "results",
+    "detect", "evaluate", "twin", "studio", "personalize", "convert", "export", "experiment", "bench", "results",
     "deploy", "site", "serve",
 )  # fmt: skip
 _INTERRUPTED = 130

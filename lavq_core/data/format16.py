@@ -38,7 +38,7 @@ def read_format16(header: Path) -> Stored | None:
         return None
     baseline = np.asarray([float(row[2]) for row in rows])
     frames = np.fromfile(file, dtype="<i2", count=samples * len(rows)).reshape(samples, len(rows))
-    digital = frames.T  # (leads, samples)
+    digital = np.ascontiguousarray(frames.T)  # (leads, samples); all that follows goes lead by lead
     physical = (digital - baseline[:, None]) / gain[:, None]
     physical[digital == _INVALID] = np.nan
     return Stored(

@@ -63,13 +63,15 @@ def complete_limb(signal: np.ndarray, present: np.ndarray) -> np.ndarray:
     Returns:
         (12, T), a copy; leads that were there are as they were.
     """
+    absent = np.flatnonzero(~present[:_LIMB])
+    if len(absent) == 0:
+        return signal.copy()
     rows = np.flatnonzero(present[:_LIMB])[:2]
     if len(rows) < 2:
         raise ValueError("two limb leads are needed to compute the others")
     first_two = np.linalg.solve(_OF_I_AND_II[rows], signal[rows].astype(np.float64))  # (2, T), leads I and II
     limb = derive_limb(first_two[:1], first_two[1:])  # (6, T)
     completed = signal.copy()
-    absent = np.flatnonzero(~present[:_LIMB])
     completed[absent] = limb[absent]
     return completed
 

@@ -115,10 +115,11 @@ def _judge_amplitude(
     tiny = flat.all(axis=-1) & ((top - bottom).max(axis=-1, initial=0.0) > FLAT / 1000.0)
     for i in np.flatnonzero(tiny):
         rejections[i].append("all leads within 20 uV, as of millivolts given as microvolts")
-    median = np.median(independent, axis=-1)
     samples = independent.shape[-1]
     at_top = (independent == top[..., None]).sum(axis=-1) >= CLIPPED_SHARE * samples
     at_bottom = (independent == bottom[..., None]).sum(axis=-1) >= CLIPPED_SHARE * samples
+    median, asked = np.zeros_like(top), at_top | at_bottom  # of few leads, and a median costs more than all the rest
+    median[asked] = np.median(independent[asked], axis=-1)
     clipped = (at_top & (top - median >= CLIPPED_LEVEL)) | (at_bottom & (median - bottom >= CLIPPED_LEVEL))
     _name_leads(rejections, clipped & ~holes, "clipped lead")
     window = round(CONSTANT * rate)

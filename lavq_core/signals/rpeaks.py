@@ -48,8 +48,11 @@ def find_r_peaks_batch(signals: np.ndarray, sampling_rate: float) -> list[np.nda
     baseline = uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
     deflection = np.abs(signals - baseline).sum(axis=1)  # (n, T), mV
     typical = _typical_beat(envelope, sampling_rate)  # (n,), mV
-    rows = zip(envelope, deflection, typical.tolist(), strict=True)
-    return [_peaks(e, d, level, sampling_rate) for e, d, level in rows]
+    median = np.median(envelope, axis=-1)  # (n,), mV
+    beating = (typical > _SMALLEST) & (typical > _STANDS_OUT * median)  # else silence, noise, wander, or NaN
+    rows = zip(envelope, deflection, typical.tolist(), beating, strict=True)
+    nothing = np.empty(0, dtype=np.int64)
+    return [_peaks(e, d, level, sampling_rate) if found else nothing for e, d, level, found in rows]
 
 
 def _steepness(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -71,8 +74,6 @@ def _typical_beat(envelope: np.ndarray, sampling_rate: float) -> np.ndarray:
 
 def _peaks(envelope: np.ndarray, deflection: np.ndarray, typical: float, sampling_rate: float) -> np.ndarray:
     """Peaks of one record: ``envelope`` and ``deflection`` are (T,)."""
-    if not (typical > _SMALLEST and typical > _STANDS_OUT * np.median(envelope)):  # silence, noise, wander, or NaN
-        return np.empty(0, dtype=np.int64)
     candidates, _ = find_peaks(envelope, height=_LEVEL * typical, distance=_samples(_REFRACTORY, sampling_rate))
     reach = _samples(_REFINE, sampling_rate)
     near = np.clip(candidates[:, None] + np.arange(-reach, reach + 1), 0, len(deflection) - 1)  # (beats, window)

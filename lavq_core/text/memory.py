@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,9 +35,15 @@ def statement_memory(
         encoder: text encoder.
     """
     known = sorted(descriptions)
-    table = encoder.encode([descriptions[code] for code in known])  # (S, width)
+    table = _embedded(tuple(descriptions[code] for code in known), encoder)  # (S, width)
     row_of = {code: row for row, code in enumerate(known)}
     return _pad([[table[row_of[code]] for code in codes if code in row_of] for codes in statements], encoder.width)
+
+
+@lru_cache(maxsize=4)
+def _embedded(descriptions: tuple[str, ...], encoder: TextEncoder) -> Tensor:
+    """Embed a vocabulary ``(S, width)`` once, as every request for twins asks of the same one; nobody may change it."""
+    return encoder.encode(descriptions)
 
 
 def free_text_memory(reports: Sequence[str], encoder: TextEncoder) -> ReportMemory:

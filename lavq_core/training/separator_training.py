@@ -123,6 +123,7 @@ class SeparatorTrainer:
     def step(self, sick: GuidedBeats, healthy: GuidedBeats) -> dict[str, float]:
         """Take one step on as many abnormal as NORM-only records (both on the device); returns what was measured."""
         self._set_rate()
+        self.opponents.requires_grad_(False)  # here they judge: gradients of their own weights would be thrown away
         with mixed_precision(self.device):
             seen = self._forward(sick, healthy)
             losses = losses_of(seen, self.networks, self.codes, self.judge, self.opponents, self.config)
@@ -173,6 +174,7 @@ class SeparatorTrainer:
     def _train_opponents(self, seen: Pass) -> dict[str, Tensor]:
         if self._opponent is None:
             return {}
+        self.opponents.requires_grad_(True)
         losses = self.opponents.losses(seen.sick, seen.healthy, seen.twin, seen.healed)
         self._opponent.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()

@@ -18,6 +18,10 @@ def render(name: str) -> str:
     rows: list[Row] = content["rows"]
     data, seeds = content["data"], max(row.seeds for row in rows)
     lines = LAYOUTS[name](rows)
+    spread = f"mean of {seeds} seeds [95 % interval]"
+    if name == "bench":
+        pairs = max(row.n for row in rows)
+        spread = f"median of {pairs} pairs [smallest, largest], one thread of a machine with {content['machine']}"
     if name in ("federation", "population", "privacy"):
         basis = (
             f"{data['test_records']} test records of {data['records']} ({data['name']}, {data['patients']} patients)"
@@ -28,7 +32,7 @@ def render(name: str) -> str:
         [
             *lines,
             "",
-            f"{basis}, mean of {seeds} seeds [95 % interval]; written by `{content['command']}` and `lavq results`.",
+            f"{basis}, {spread}; written by `{content['command']}` and `lavq results`.",
         ]
     )
 

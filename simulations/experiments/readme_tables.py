@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lavq_core.data.labels import SUPERCLASSES
+from simulations.benchmarks.tables import tables as bench_tables
 from simulations.experiments.results_file import Row
 
 _DISEASES = SUPERCLASSES[1:]
@@ -216,6 +217,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "personal": _personal,
     "privacy": _federation,
     "audit": _audit,
+    "bench": bench_tables,
 }
 
 

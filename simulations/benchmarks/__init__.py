@@ -1,0 +1,1 @@
+"""Speed, memory and bytes, each beside a reference measured in the same run: ``lavq bench``."""

@@ -1,0 +1,90 @@
+"""What follows a training: bootstraps of the AUC, the audit's shadow detectors, the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from lavq_core.config import compose
+from lavq_core.metrics.auc import class_aucs, weighted_auc
+from lavq_core.report import build_report
+from lavq_core.runs.layout import RunFolder
+from simulations.audit.cohort import Cohort
+from simulations.audit.pool import cores
+from simulations.audit.shadows import ShadowRecipe, train_shadows
+from simulations.benchmarks.harness import Pair, Way
+from simulations.benchmarks.setting import Setting
+from simulations.inprocess import run_in_process
+from simulations.run_evaluation import evaluate_run
+from simulations.summary import summarise, write_metrics
+
+_RECORDS, _BOOTSTRAPS = 1178, 1000  # PTB-XL's test fold here, and what every interval takes
+
+
+def bootstrap(setting: Setting) -> Pair:
+    """1,000 bootstraps of the macro AUC of a test fold; the reference draws again and calls scikit-learn each time."""
+    rng = np.random.default_rng(0)
+    n = setting.many(_RECORDS, 60)
+    labels = (rng.random((n, 5)) < 0.3).astype(float)
+    scores = labels * 0.3 + rng.random((n, 5))
+    draws = rng.multinomial(n, np.full(n, 1 / n), size=setting.many(_BOOTSTRAPS, 4))  # (b, n)
+    few = draws[: setting.many(25, 2)]
+
+    def ours() -> np.ndarray:
+        return np.mean([weighted_auc(labels[:, c], scores[:, c], draws) for c in range(5)], axis=0)  # (b,)
+
+    def sklearn_loop() -> np.ndarray:
+        rows = [np.repeat(np.arange(n), counts) for counts in few]
+        return np.array([roc_auc_score(labels[drawn], scores[drawn], average="macro") for drawn in rows])
+
+    def same(mine: np.ndarray, other: np.ndarray) -> bool:
+        return np.allclose(mine[: len(other)], other) and np.isfinite(class_aucs(labels, scores)).all()
+
+    return Pair(Way(ours, len(draws)), Way(sklearn_loop, len(few)), same)
+
+
+def shadows(setting: Setting) -> Pair:
+    """The audit's shadow detectors side by side, a core each; the reference trains one after another."""
+    config = setting.config("audit.shadows=4", f"audit.epochs={setting.many(16, 1)}", "run.device=cpu")
+    recipe = ShadowRecipe(
+        config.detector, config.detector_training, config.data.sampling_rate, config.audit.shadows, config.audit.epochs,
+        config.run.seed, "cpu",
+    )  # fmt: skip
+    cohort, quiet = Cohort.of_run(setting.sample, config), Console(quiet=True)
+
+    def train(workers: int) -> np.ndarray:
+        return train_shadows(cohort, recipe, setting.fresh("audit"), workers, quiet).logits
+
+    def same(mine: np.ndarray, other: np.ndarray) -> bool:
+        return np.allclose(mine, other, atol=1e-4)
+
+    return Pair(Way(lambda: train(min(2, cores())), 4), Way(lambda: train(1), 4), same, time.perf_counter)
+
+
+def seconds_of_a_report(setting: Setting, rounds: int) -> list[float]:
+    """Build the report of a small run of four hospitals, with its pictures, again and again: s each."""
+    run = finished_run(setting)
+    build_report(run)
+    return [_timed(run) for _ in range(rounds)]
+
+
+def finished_run(setting: Setting) -> RunFolder:
+    """Train a run of one round and evaluate it."""
+    place: Path = setting.fresh("report")
+    few = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", "separator_training.steps=1")
+    asked = setting.overrides(*few, "detector_training.epochs=1", "audit.enabled=false", f"run.dir='{place}'")
+    run_in_process(asked, 4)
+    run = RunFolder(place)
+    config = compose(asked)
+    write_metrics(run, summarise(run) | evaluate_run(run, config, setting.sample))
+    return run
+
+
+def _timed(run: RunFolder) -> float:
+    began = time.process_time()
+    build_report(run)
+    return time.process_time() - began
