@@ -64,7 +64,7 @@ def draw_convergence(curves: Mapping[str, Curve], quantity: str) -> Figure:
     return figure
 
 
-def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
+def draw_roc(curves: Mapping[str, RocCurve], lowest: float, name: str = "roc") -> Figure:
     """Draw membership-inference attacks on logarithmic axes, where low false-positive rates can be seen.
 
     After Carlini et al. 2022, *Membership Inference Attacks From First Principles* (section II-C).
@@ -72,6 +72,7 @@ def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
     Args:
         curves: by attack.
         lowest: left end of both axes; below one false positive among the non-members nothing can be measured.
+        name: what the lines' names in the SVG begin with, as those of a page must differ.
     """
     figure, axes = _panel(
         "ROC of the membership-inference attacks, logarithmic axes", "false-positive rate", "true-positive rate", 100.0
@@ -81,10 +82,15 @@ def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
     axes.set_xlim(lowest, 1.0)
     axes.set_ylim(lowest, 1.0)
     axes.plot(
-        [lowest, 1.0], [lowest, 1.0], color=SERIES[-1], linewidth=0.35 * POINTS_PER_MM, label="chance", gid="chance"
+        [lowest, 1.0],
+        [lowest, 1.0],
+        color=SERIES[-1],
+        linewidth=0.35 * POINTS_PER_MM,
+        label="chance",
+        gid=f"{name}-chance",
     )
     if lowest < 0.01:
-        axes.axvline(0.01, color=SERIES[-1], linewidth=0.25 * POINTS_PER_MM, linestyle=":", gid="one-per-cent")
+        axes.axvline(0.01, color=SERIES[-1], linewidth=0.25 * POINTS_PER_MM, linestyle=":", gid=f"{name}-one-per-cent")
     for index, (attack, curve) in enumerate(curves.items()):
         rates, colour = np.maximum(curve.fpr, lowest), SERIES[index % (len(SERIES) - 1)]  # the last is chance's
         axes.fill_between(
@@ -98,7 +104,7 @@ def draw_roc(curves: Mapping[str, RocCurve], lowest: float) -> Figure:
             linestyle=_DASHES[index % len(_DASHES)],
             linewidth=0.55 * POINTS_PER_MM,
             label=_plain(attack),
-            gid=f"roc-{index}",
+            gid=f"{name}-{index}",
         )
     decades = [10.0**power for power in range(int(np.ceil(np.log10(lowest) - 1e-9)), 1)]
     for axis in (axes.xaxis, axes.yaxis):

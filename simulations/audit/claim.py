@@ -27,8 +27,6 @@ from simulations.audit.training_step import audit_training_step
 from simulations.audit.verdict import names_members, verdict
 from simulations.partitions import partition
 
-UNCLAIMED_DELTA = 1e-5
-"""Delta of the lower bounds where a run claims nothing."""
 _BOUNDS = 3  # that share the permitted error
 _EACH = 1.0 - (1.0 - CONFIDENCE) / _BOUNDS
 
@@ -38,55 +36,53 @@ class Claim:
     """What was found about a run's claim."""
 
     verdict: str
-    bounds: dict[str, float]  # run, replica, step: epsilon is at least this; together at 95 % confidence
+    bounds: dict[str, float]  # run, replica, step: epsilon is at least this, all at 95 %; none unclaimed
     reasons: tuple[str, ...]  # why a claim is contradicted, in words
     checks: dict[str, str]  # of the noise, in words
 
     def metrics(self) -> Metrics:
         """Return flat metrics."""
         found: Metrics = {f"audit.epsilon_lower_bound.{name}": value for name, value in self.bounds.items()}
-        found["audit.epsilon_lower_bound"] = max(self.bounds.values())
+        if self.bounds:
+            found["audit.epsilon_lower_bound"] = max(self.bounds.values())
         found |= {f"audit.check.{name}": text for name, text in self.checks.items()}
         return found | {"audit.verdict": self.verdict}
 
 
 def weigh(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:
-    """Hold a run's claim against everything that was found.
+    """Hold what a run claims against everything that was found."""
+    return _claimed(run, config, database, evidence) if config.privacy.epsilon > 0 else _unclaimed(evidence)
 
-    Only attacks vote that ask who was trained on, and not who is easy. Where epsilon is claimed an attack may name
-    members, if no more of them than epsilon allows: then bounds and noise decide.
-    """
-    claimed, delta = config.privacy.epsilon, config.privacy.delta or UNCLAIMED_DELTA
-    bounds = black_box_bounds(evidence, delta)
-    checks: dict[str, str] = {}
-    reasons: list[str] = []
-    if claimed > 0:
-        step = audit_training_step(config, largest_site(config, database), config.run.seed, _EACH)
-        files = audit_artefacts(run, database, config.run.seed)
-        bounds["step"] = step.epsilon_lower_bound
-        reasons = [*step.reasons, *files.reasons]
-        checks["step"] = (
-            f"In the training step, noise is {step.noise.ratio:.4f} of what the plan promises "
-            f"({step.noise.low:.4f} to {step.noise.high:.4f}); {len(step.findings)} exact tests"
-            + (f": {'; '.join(step.reasons)}" if step.reasons else ", none failed")
-        )
-        checks["files"] = (
-            f"In the run's own files, {len(files.findings)} tests of checkpoints and ledgers"
-            + (f": {'; '.join(files.reasons)}" if files.reasons else ", none failed")
-            + (f"; not tested: {'; '.join(files.untested)}" if files.untested else "")
-        )
-        leaks = [bool(reasons)]
-    else:
-        voting = [finding for finding in evidence.findings if finding.votes]
-        tests = sum(len(finding.points) for finding in voting)
-        naming = [one for one in voting if any(names_members(point, tests) for point in one.points.values())]
-        reasons = [f"{one.attack} on the {one.surface} names members of the {one.target}" for one in naming]
-        leaks = [bool(naming)]
+
+def _unclaimed(evidence: Evidence) -> Claim:
+    """Where nothing is claimed, whoever names members has found a leak; only those vote who ask who was trained on."""
+    voting = [finding for finding in evidence.findings if finding.votes]
+    tests = sum(len(finding.points) for finding in voting)
+    naming = [one for one in voting if any(names_members(point, tests) for point in one.points.values())]
+    reasons = tuple(f"{one.attack} on the {one.surface} names members of the {one.target}" for one in naming)
+    return Claim(verdict([bool(naming)], 0.0, [], 0.0), {}, reasons, {})
+
+
+def _claimed(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:
+    """Where epsilon is claimed an attack may name members, if no more than epsilon allows: bounds and noise decide."""
+    delta, claimed = config.privacy.delta, config.privacy.epsilon
+    step = audit_training_step(config, largest_site(config, database), config.run.seed, _EACH)
+    files = audit_artefacts(run, database, config.run.seed)
+    bounds = black_box_bounds(evidence, delta) | {"step": step.epsilon_lower_bound}
+    reasons = (*step.reasons, *files.reasons)
+    checks = {
+        "step": f"In the training step, noise is {step.noise.ratio:.4f} of what the plan promises "
+        f"({step.noise.low:.4f} to {step.noise.high:.4f}); {len(step.findings)} exact tests"
+        + (f": {'; '.join(step.reasons)}" if step.reasons else ", none failed"),
+        "files": f"In the run's own files, {len(files.findings)} tests of checkpoints and ledgers"
+        + (f": {'; '.join(files.reasons)}" if files.reasons else ", none failed")
+        + (f"; not tested: {'; '.join(files.untested)}" if files.untested else ""),
+    }
     people = len(evidence.own_member)
     alpha = (1.0 - _EACH) / len(SHARES)
     provable = epsilon_lower_bound(Guesses(people, people, people), delta, 1.0 - alpha)
-    said = verdict(leaks, claimed, list(bounds.values()), provable, checked=bool(checks))
-    return Claim(said, bounds, tuple(reasons), checks)
+    said = verdict([bool(reasons)], claimed, list(bounds.values()), provable, checked=True)
+    return Claim(said, bounds, reasons, checks)
 
 
 def black_box_bounds(evidence: Evidence, delta: float) -> dict[str, float]:

@@ -124,9 +124,7 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
     values |= {"data.reason.flat lead": 2, "data.reason.amplitude": 3, "partition.scheme": "site"}
     values |= {"run.config_sha256": "e" * 64, "version.torch": "2.13.0", "version.python": "3.11.7"}
     values |= {"audit.members": 300, "audit.non_members": 296, "audit.shadows": 8, "audit.shadows_whole": 0}
-    values |= {"audit.verdict": "consistent with the claim", "audit.claimed_epsilon": 3.0}
-    values |= {"audit.epsilon_lower_bound": 0.7, "audit.epsilon_lower_bound.step": 0.7}
-    values |= {"audit.check.step": "noise is 1.0001 of what the plan promises"}
+    values["audit.verdict"] = "no power at this size"
     values |= {"audit.control.auc": 0.5, "audit.control.auc.low": 0.45, "audit.control.auc.high": 0.55}
     for attack in ("detector.lira", "detector.loss", "updates.site.replicas"):
         rates = {"auc": 0.553, "tpr_at_1pct_fpr": 0.0234, "tpr_at_01pct_fpr": 0.004}

@@ -258,7 +258,6 @@ def test_a_privacy_preset_sets_all_that_belongs_together(epsilon: int) -> None:
         ("detector.kind=resnet", "clipped per patient"),
         ("separator_training.steps=5 codebook.ema=.9", "codebook.ema=0"),
         ("separator_training.steps=5 separator_training.loss.identity=.1", "loss.identity=0"),
-        ("audit.enabled=true", "audit.enabled=false"),
         ("federation.rounds=1", "federation.rounds=2"),
         ("privacy.delta=0", "privacy.delta"),
         ("privacy.clipping_norm=0", "privacy.clipping_norm"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_roc
+from lavq_core.plots.curves import RocCurve, draw_bytes, draw_convergence, draw_roc
 from tests.core.drawings import Drawing
+
+CURVE = RocCurve([0.0, 0.01, 1.0], [0.0, 0.05, 1.0], [0.0, 0.02, 0.9], [0.01, 0.1, 1.0])
 
 
 def test_convergence_names_every_site_even_odd_ones() -> None:
@@ -18,9 +20,9 @@ def test_convergence_names_every_site_even_odd_ones() -> None:
 
 
 def test_the_roc_has_logarithmic_axes_and_the_chance_line() -> None:
-    drawing = Drawing(draw_roc({"LiRA": ([0.0, 0.01, 1.0], [0.0, 0.05, 1.0])}, 1e-3))
+    drawing = Drawing(draw_roc({"LiRA": CURVE}, 1e-3))
     assert {"chance", "LiRA", "0.1\u00a0%", "1\u00a0%", "10\u00a0%", "100\u00a0%"} <= set(drawing.words())
-    [chance] = drawing.lines("chance")
+    [chance] = drawing.lines("roc-chance")
     [curve] = drawing.lines("roc-0")
     decade = np.ptp(chance[:, 0]) / 3
     corner = curve[np.isclose(curve[:, 0], chance[:, 0].min() + decade, atol=0.1)]

@@ -31,7 +31,8 @@ FIGURES: dict[str, Any] = {
     "run.command": "lavq run --data /hospital/mustermann",
     "macro_auc.pooled": 0.8127, "macro_auc.pooled.low": 0.791, "macro_auc.pooled.high": 0.84, "macro_auc.pooled.n": 117,
     "macro_auc.site.ward-3": 0.7215, "auc.MI.pooled": 0.834, "data.records": 596, "twins.judge_auc.MI": 0.713,
-    "audit.detector.lira.tpr_at_1pct_fpr": 0.0234, "audit.detector.lira.verdict": "leak found",
+    "audit.detector.lira.tpr_at_1pct_fpr": 0.0234, "audit.detector.lira.auc": 0.553,
+    "audit.verdict": "leak found",
     "privacy.statement": "No differential privacy: nothing is claimed.",
 }  # fmt: skip
 
@@ -92,7 +93,8 @@ def test_the_card_has_the_runs_own_figures(run: RunFolder, tmp_path: Path) -> No
         "| MI | 0.713 |",
         "| STTC | too few records | too few records |",
         "No differential privacy: nothing is claimed.",
-        "finds 2.3 % of the members at 1 % false positives: leak found",
+        "membership inference, detector, LiRA, on this run: finds 2.3 % of the members at 1 % false positives",
+        "the audit's verdict: leak found",
         "lead dropout 0.1",
     ):
         assert line in card

@@ -284,3 +284,14 @@ def test_without_differential_privacy_no_epsilon_is_printed(text: str) -> None:
     visible = text[text.index("<main>") :].casefold()
     assert "epsilon" not in visible
     assert "ε" not in visible
+
+
+def test_a_claim_stands_beside_what_the_audit_could_show(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    claim = {"audit.claimed_epsilon": 3.0, "audit.epsilon_lower_bound": 0.7, "audit.epsilon_lower_bound.step": 0.7}
+    checked = {"audit.verdict": "consistent with the claim", "audit.check.step": "noise is 1.0001 of what is promised"}
+    run.metrics.write_text(json.dumps(metrics_of(SITES) | claim | checked), encoding="utf-8")
+    text = build_report(run).read_text(encoding="utf-8")
+    assert all(key in text for key in (*claim, *checked))
+    assert "noise is 1.0001" in text
+    assert "consistent with the claim" in text

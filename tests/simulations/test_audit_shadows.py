@@ -155,7 +155,7 @@ def test_a_shadow_trains_on_its_patients_alone(sample_database: Database, packs:
     run_in_process(overrides, config.federation.sites)
     from client.site import _simulated
 
-    sites = [_simulated(tuple(overrides), number, config.federation.sites) for number in range(config.federation.sites)]
+    sites = _simulated(tuple(overrides), config.federation.sites)
     trained = np.concatenate([site.data.rows(site.data.train_positions)["patient_id"] for site in sites])
     assert set(trained) == set(chosen)
     assert load_shared_model(RunFolder(tmp_path / "run")) is not None
