@@ -75,7 +75,7 @@ def draw_roc(curves: Mapping[str, RocCurve], lowest: float, name: str = "roc") -
         name: what the lines' names in the SVG begin with, as those of a page must differ.
     """
     figure, axes = _panel(
-        "ROC of the membership-inference attacks, logarithmic axes", "false-positive rate", "true-positive rate", 100.0
+        f"{name}: membership-inference attacks, logarithmic axes", "false-positive rate", "true-positive rate", 100.0
     )
     axes.set_xscale("log")
     axes.set_yscale("log")

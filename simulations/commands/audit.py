@@ -122,7 +122,7 @@ def show(metrics: Metrics, console: Console) -> None:
 
 
 def _interval(metrics: Metrics, key: str) -> str:
-    values = [metrics.get(f"{key}{end}") for end in ("", ".low", ".high")]
-    if any(not isinstance(value, float) for value in values):
+    if key not in metrics:
         return ""
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+    value, low, high = (float(metrics[f"{key}{end}"]) for end in ("", ".low", ".high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
