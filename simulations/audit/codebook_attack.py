@@ -20,6 +20,8 @@ counts, nor are they put together again); and one without a NORM-only record for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -146,6 +148,19 @@ def nearest_code(encoder: Separator, codes: Tensor, people: People) -> np.ndarra
         cosine = _cosine(_separate(encoder, records).latents, codes)  # (b, N)
         values[part.numpy()] = cosine.masked_fill(records.valid == 0, -1.0).amax(1).numpy()
     return people.largest(values)
+
+
+def codes_of_update(statistics: Mapping[str, Tensor]) -> Tensor:
+    """Read one site's sums of one round as codes, as whoever receives its update can: ``(K', D)``.
+
+    A code that a single latent chose is that latent, exactly, seen with the separator that came in the same update:
+    for ``nearest_code`` on that site's people. After the sites' sums have been added and their separators averaged it
+    is neither, so the final codebook may look innocent where every update told.
+
+    Args:
+        statistics: ``counts (K,)`` and ``sums (K, D)`` of the update; codes that no latent chose are left out.
+    """
+    return F.normalize(statistics["sums"][statistics["counts"] > 0], dim=-1)
 
 
 def rare_statement(requests: Tensor, people: People) -> np.ndarray:

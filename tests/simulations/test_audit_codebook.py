@@ -19,6 +19,7 @@ from lavq_core.training.guided import NORM
 from lavq_core.training.separator_losses import relative_error
 from simulations.audit.codebook_attack import (
     codebook_statistics,
+    codes_of_update,
     commitment,
     healthy_gate,
     nearest_code,
@@ -81,6 +82,17 @@ def test_a_code_that_is_a_patients_latent_gives_the_patient_away() -> None:
     found = nearest_code(separator, CODES, people(records([MI, NORM, MI], valid), [0, 1, 2], 4))
     np.testing.assert_allclose(found[:3], np.cos(np.deg2rad([20.0, 0.0, 45.0])), rtol=1e-6)  # not the invalid token's 0
     assert np.isnan(found[3])
+
+
+def test_a_sum_of_one_latent_is_that_latent() -> None:
+    """Of three people's latents at 20, 70 and 80 degrees the last two fell to one code, and nothing to another."""
+    latents = angled([[20.0, 20.0], [70.0, 70.0], [80.0, 80.0]])
+    unit = latents[:, 0] / 3.0
+    statistics = {"counts": torch.tensor([1.0, 0.0, 2.0]), "sums": torch.stack([unit[0], 0 * unit[0], unit[1:].sum(0)])}
+    codes = codes_of_update(statistics)
+    assert len(codes) == 2
+    found = nearest_code(Told(torch.zeros(3, 2), latents), codes, people(records([MI] * 3), [0, 1, 2], 3))
+    np.testing.assert_allclose(found, np.cos(np.deg2rad([0.0, 5.0, 5.0])), rtol=1e-6)
 
 
 def test_the_healthy_gate_is_the_logit_of_staying_shut_over_valid_tokens() -> None:
