@@ -20,6 +20,8 @@ counts, nor are they put together again); and one without a NORM-only record for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,7 +37,6 @@ from lavq_core.training.separator_losses import relative_error
 from simulations.audit.people import People
 
 _SMALLEST_ERROR = 0.01  # relative, added before its logarithm: a gate that stays shut leaves no error at all
-_UNCOUNTED = 0.01  # records, added before a count's logarithm: less than one record leaves after eight rounds at .5
 _BATCH = 256  # records
 
 
@@ -149,18 +150,32 @@ def nearest_code(encoder: Separator, codes: Tensor, people: People) -> np.ndarra
     return people.largest(values)
 
 
+def codes_of_update(statistics: Mapping[str, Tensor]) -> Tensor:
+    """Read one site's sums of one round as codes, as whoever receives its update can: ``(K', D)``.
+
+    A code that a single latent chose is that latent, exactly, seen with the separator that came in the same update:
+    for ``nearest_code`` on that site's people. After the sites' sums have been added and their separators averaged it
+    is neither, so the final codebook may look innocent where every update told.
+
+    Args:
+        statistics: ``counts (K,)`` and ``sums (K, D)`` of the update; codes that no latent chose are left out.
+    """
+    return F.normalize(statistics["sums"][statistics["counts"] > 0], dim=-1)
+
+
 def rare_statement(requests: Tensor, people: People) -> np.ndarray:
-    """Logarithm of the count of a patient's rarest abnormal statement in the codebook's ``requests``: ``(P,)``.
+    """Square root of the count of a patient's rarest abnormal statement in the codebook's ``requests``: ``(P,)``.
 
     Without noise a count is exact: a statement that was never counted clears everybody who has it, and one that a
-    single record can explain names whoever is known to have it.
+    single record can explain names whoever is known to have it. The root of a count varies alike, be it large or small
+    (Bartlett 1936), as the common variance of the likelihood ratio asks.
 
     Args:
         requests: ``(C, S)`` running counts.
         people: records without an abnormal statement are left out.
     """
     abnormal = torch.from_numpy(statement_classes()[[c for c in range(len(SUPERCLASSES)) if c != NORM]].any(axis=0))
-    counted = (requests.sum(0) + _UNCOUNTED).log().double()  # (S,)
+    counted = requests.sum(0).double().sqrt()  # (S,)
     own = (people.beats.statements > 0) & abnormal  # (n, S)
     rarest = counted.expand(own.shape).masked_fill(~own, torch.inf).amin(1).numpy()  # (n,)
     return -people.largest(-np.where(np.isfinite(rarest), rarest, np.nan))

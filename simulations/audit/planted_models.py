@@ -152,10 +152,10 @@ def _membership(scores: np.ndarray, member: np.ndarray) -> tuple[Outcome, Outcom
     known = ~np.isnan(scores)
     auc = attack_auc(scores[known], member[known])
     point = operating_point(scores[known], member[known])
-    found = point.true_positives
+    found, named = point.true_positives, names_members(point)
     return (
-        Outcome("auc", auc.value, auc.low, auc.high, int(known.sum()), auc.low > 0.5),
-        Outcome("tpr_at_1pct_fpr", found.value, found.low, found.high, int(known.sum()), names_members(point)),
+        Outcome("auc", auc.value, auc.low, auc.high, int(known.sum()), auc.low > 0.5 and named),  # never an AUC alone
+        Outcome("tpr_at_1pct_fpr", found.value, found.low, found.high, int(known.sum()), named),
     )
 
 

@@ -19,6 +19,7 @@ from lavq_core.training.guided import NORM
 from lavq_core.training.separator_losses import relative_error
 from simulations.audit.codebook_attack import (
     codebook_statistics,
+    codes_of_update,
     commitment,
     healthy_gate,
     nearest_code,
@@ -83,6 +84,17 @@ def test_a_code_that_is_a_patients_latent_gives_the_patient_away() -> None:
     assert np.isnan(found[3])
 
 
+def test_a_sum_of_one_latent_is_that_latent() -> None:
+    """Of three people's latents at 20, 70 and 80 degrees the last two fell to one code, and nothing to another."""
+    latents = angled([[20.0, 20.0], [70.0, 70.0], [80.0, 80.0]])
+    unit = latents[:, 0] / 3.0
+    statistics = {"counts": torch.tensor([1.0, 0.0, 2.0]), "sums": torch.stack([unit[0], 0 * unit[0], unit[1:].sum(0)])}
+    codes = codes_of_update(statistics)
+    assert len(codes) == 2
+    found = nearest_code(Told(torch.zeros(3, 2), latents), codes, people(records([MI] * 3), [0, 1, 2], 3))
+    np.testing.assert_allclose(found, np.cos(np.deg2rad([0.0, 5.0, 5.0])), rtol=1e-6)
+
+
 def test_the_healthy_gate_is_the_logit_of_staying_shut_over_valid_tokens() -> None:
     valid = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     separator = Told(torch.tensor([[0.2, 0.5], [0.1, 0.9], [0.3, 0.3]]), angled([[0.0, 0.0]] * 3))
@@ -100,7 +112,7 @@ def test_the_rarest_abnormal_statement_counts() -> None:
     carried = [["IMI", "ALMI"], ["IMI"], ["NORM"], ["IMI", "LAFB"]]
     beats = replace(beats, statements=torch.from_numpy(statement_matrix(carried)))
     found = rare_statement(requests, people(beats, [0, 1, 2, 3], 4))
-    np.testing.assert_allclose(found[[0, 1, 3]], np.log(np.array([2.0, 30.0, 0.0]) + 0.01), rtol=1e-5)
+    np.testing.assert_allclose(found[[0, 1, 3]], np.sqrt([2.0, 30.0, 0.0]))
     assert np.isnan(found[2])
     assert statement_classes()[NORM, column["NORM"]] == 1
 
