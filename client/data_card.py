@@ -15,9 +15,12 @@ from lavq_core.runs.layout import write_atomic
 
 _STYLE = """\
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  background: Canvas; color: CanvasText; }
 table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #8886; overflow-wrap: anywhere; }
+th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #8886; overflow-wrap: break-word; }
+.scroll { overflow-x: auto; }
+h1, p { overflow-wrap: anywhere; }
 td + td, th + th { font-variant-numeric: tabular-nums; }
 @media (max-width: 40rem) { th, td { padding: .3rem .4rem; } }
 """
@@ -73,7 +76,10 @@ def html(title: str, intro: str, sections: Sequence[Section]) -> str:
             body.append(f"<p>{escape(section.note)}</p>")
         if section.rows:
             rows = "\n".join(row(cells, "td") for cells in section.rows)
-            body.append(f"<table><thead>{row(section.head, 'th')}</thead><tbody>\n{rows}\n</tbody></table>")
+            table = f"<table><thead>{row(section.head, 'th')}</thead><tbody>\n{rows}\n</tbody></table>"
+            body.append(
+                f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(section.title)}">{table}</div>'
+            )
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

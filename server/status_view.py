@@ -42,10 +42,11 @@ def budget(config: Config, status: RunStatus) -> str:
 
 def site_table(status: RunStatus) -> Table:
     """One row a site: what it does, its last answer, its sums."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fits a terminal of 80 letters
     for title in ("site", "state"):
         table.add_column(title, no_wrap=True)
     table.add_column("last answer", overflow="fold")
@@ -60,12 +61,14 @@ def site_table(status: RunStatus) -> Table:
 
 def loss_table(curves: Curves) -> Table:
     """One row a site: its newest value of every quantity, and the round that it has come to."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("site", "up to round")
+    table = Table("site", "up to round", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for quantity in curves:
-        table.add_column(QUANTITIES[quantity], justify="right")
+        words = QUANTITIES[quantity]
+        table.add_column(words, justify="right", min_width=max(map(len, words.split())))
     for site in sorted({site for by_site in curves.values() for site in by_site}, key=natural):
         newest = [by_site[site][-1] if site in by_site else None for by_site in curves.values()]
         rounds = max(at[0] for at in newest if at is not None)

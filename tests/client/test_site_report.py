@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from playwright.sync_api import Page
 
-from client.data_card import Section
+from client.data_card import Section, write_card
 from client.privacy_budget import TITLE, budget_section
-from client.site_report import followed, identical_signals, site_report
+from client.site_report import INTRO, followed, identical_signals, site_report
 from lavq_core.cli.main import main
 from lavq_core.data.database import Database
+from tests.pages import faults_of
 
 SAMPLE = Path(__file__).resolve().parents[2] / "simulations" / "sample"
 ROWS = 40
@@ -134,6 +136,18 @@ def test_the_card_is_one_file_that_asks_for_nothing(
     if suffix == ".html":
         assert "<script" not in text
         assert not re.search(r"https?://|src=|href=", text)
+
+
+def test_the_card_can_be_read_on_a_phone(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    head = ("hospital", "records", "patients", "description")
+    rows = [("of a long name " * 3, "12,345", "10,000", "x" * 80)]
+    write_card(
+        tmp_path / "card.html", "Data card: " + "hospital-" * 9, INTRO, [Section("Table", "A note.", head, rows)]
+    )
+    page = open_page((tmp_path / "card.html").as_uri(), 360)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("getComputedStyle(document.querySelector('th')).overflowWrap") == "break-word"  # whole words
+    assert faults_of(page) == []
 
 
 def test_what_is_no_database_or_no_format_is_said_in_one_line(

@@ -30,9 +30,9 @@ def shown() -> Iterator[tuple[str, str]]:
 
 
 def single(line: str) -> Iterator[list[str]]:
-    """The words of each command in a line, without comment, ``&&`` and ``&``."""
+    """The words of each command in a line; what stands behind ``#`` or far to the right is a remark."""
     words: list[str] = []
-    for word in [*shlex.split(line, comments=True), "&&"]:
+    for word in [*shlex.split(re.split(" {3,}", line)[0], comments=True), "&&"]:
         if word not in ("&&", "&"):
             words.append(word)
         elif words:
