@@ -79,15 +79,19 @@ def replay_round(
 ) -> Replayed:
     """Train one round again, by all sites."""
     scales = torch.tensor([0.0] + [noise] * REPLAYS, dtype=torch.float64)
-    ends = sum(site.weight * _ends(before, site, shares(site.items), scales, head, generator) for site in sites)
-    assert isinstance(ends, Tensor)
+    ends = _mean(sites, [_ends(before, site, shares(site.items), scales, head, generator) for site in sites])
     faults = {}
     for name in (_SUMMED, _UNCLIPPED):
-        wrong = sum(site.weight * _faulty(name, before, site, head, generator) for site in sites)
+        wrong = _mean(sites, [_faulty(name, before, site, head, generator) for site in sites])
         faults[name] = (wrong - ends[0]).flatten().numpy()
     run, clean = after - ends[0], ends[0] - before
     honest = (ends[1:] - ends[0]).flatten(1).numpy()
     return Replayed(run.flatten().numpy(), honest, clean.flatten().numpy(), faults)
+
+
+def _mean(sites: Sequence[SiteHead], ends: Sequence[Tensor]) -> Tensor:
+    """Average the sites' weights as the server does."""
+    return torch.stack([site.weight * end for site, end in zip(sites, ends, strict=True)]).sum(dim=0)
 
 
 def _ends(
