@@ -134,6 +134,7 @@ def test_a_ledger_that_says_less_than_was_released_is_flagged(
 
     monkeypatch.setattr(Ledger, "write", write)
     audit = audit_training_step(bench_config("eps1"), few, 0, canaries=100, with_many=10)
+    assert audit.epsilon_lower_bound <= audit.if_gaussian <= 1
     assert audit.reasons == ("the ledger holds other mechanisms than the plan",)
 
 
