@@ -116,7 +116,8 @@ def audit_artefacts(run: RunFolder, database: Database, seed: int = 0) -> Artefa
 
 def _open(run: RunFolder, config: Config, database: Database) -> tuple[_Run, list[str]]:
     """Read a run; what is wrong with its ledgers comes beside it."""
-    checkpoints, present = {}, {}
+    checkpoints: dict[int, Parts] = {}
+    present: dict[int, list[str]] = {}
     for number, folder in run.checkpoints().items():
         parts, about = load_artefact(folder)
         checkpoints[number], present[number] = parts, sorted(about["history"][-1]["sites"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Outcome:
     """One figure of one repeat of a case."""
 
-    metric: str  # epsilon_lower_bound, tpr_at_1pct_fpr, auc or linkage_top1
+    metric: str  # epsilon_lower_bound, noise_ratio, tpr_at_1pct_fpr, auc or linkage_top1
     value: float
     low: float  # 95 % interval; a lower bound's own confidence is in it already: both ends are then the value
     high: float

@@ -17,6 +17,7 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 from torch import Tensor
 
+from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.training.head_training import PatientItems
 from simulations.audit.head_reference import Head, clipped_errors, shares
 from simulations.audit.noise_check import FALSE_ALARM, Finding
@@ -66,7 +67,8 @@ def head_round_tests(
     }
     every = list(rounds.values())
     findings = [_distance_test(f"round {number}", [one]) for number, one in rounds.items()]
-    findings += [_distance_test("all rounds", every), _coordinate_test(every), _repeat_test(every)]
+    findings += [_distance_test("all rounds", every), _repeat_test(every)]
+    findings += [_part_test("class", every, 1), _part_test("feature", every, 0)]
     findings.append(_along_test("steps without noise", every, [one.path for one in every]))
     findings += [_along_test(name, every, [one.faults[name] for one in every]) for name in every[0].faults]
     return findings
@@ -77,15 +79,19 @@ def replay_round(
 ) -> Replayed:
     """Train one round again, by all sites."""
     scales = torch.tensor([0.0] + [noise] * REPLAYS, dtype=torch.float64)
-    ends = sum(site.weight * _ends(before, site, shares(site.items), scales, head, generator) for site in sites)
-    assert isinstance(ends, Tensor)
+    ends = _mean(sites, [_ends(before, site, shares(site.items), scales, head, generator) for site in sites])
     faults = {}
     for name in (_SUMMED, _UNCLIPPED):
-        wrong = sum(site.weight * _faulty(name, before, site, head, generator) for site in sites)
+        wrong = _mean(sites, [_faulty(name, before, site, head, generator) for site in sites])
         faults[name] = (wrong - ends[0]).flatten().numpy()
     run, clean = after - ends[0], ends[0] - before
     honest = (ends[1:] - ends[0]).flatten(1).numpy()
     return Replayed(run.flatten().numpy(), honest, clean.flatten().numpy(), faults)
+
+
+def _mean(sites: Sequence[SiteHead], ends: Sequence[Tensor]) -> Tensor:
+    """Average the sites' weights as the server does."""
+    return torch.stack([site.weight * end for site, end in zip(sites, ends, strict=True)]).sum(dim=0)
 
 
 def _ends(
@@ -155,14 +161,24 @@ def _correlations(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(unit @ unit.T)
 
 
-def _coordinate_test(rounds: Sequence[Replayed]) -> Finding:
-    """Test that no weight has been left with less noise than the others (F test, over all rounds)."""
-    run = sum(one.run**2 for one in rounds) / len(rounds)  # (d,)
-    honest = sum((one.honest**2).sum(axis=0) for one in rounds) / (len(rounds) * REPLAYS)
-    ratio = run / np.maximum(honest, 1e-300)
-    least = float(np.min(ratio))
-    p = min(1.0, ratio.size * float(f_distribution.cdf(least, len(rounds), len(rounds) * REPLAYS)))
-    return Finding("weights", p, f"the weight with the least noise has {np.sqrt(least):.4f} of what is honest")
+def _part_test(part: str, rounds: Sequence[Replayed], axis: int) -> Finding:
+    """Test that no part of the weights has been left with less noise than honest (F test, over all rounds).
+
+    A part is a row or a column of the head's ``(CLASSES, SIZE + 1)``, which is summed over ``axis``.
+    """
+    run = np.mean([_by_class(one.run) ** 2 for one in rounds], axis=0).mean(axis=axis)  # (parts,)
+    honest = np.mean([(_by_class(one.honest) ** 2).mean(axis=0) for one in rounds], axis=0).mean(axis=axis)
+    weights = len(rounds) * _by_class(rounds[0].run).shape[axis]  # behind one part
+    least = float((run / np.maximum(honest, 1e-300)).min())
+    p = min(1.0, run.size * float(f_distribution.cdf(least, weights, weights * REPLAYS)))
+    return Finding(
+        f"each {part}", p, f"the {part} of the head with the least noise has {np.sqrt(least):.3f} of what is honest"
+    )
+
+
+def _by_class(weights: np.ndarray) -> np.ndarray:
+    """``(..., d)`` to ``(..., CLASSES, SIZE + 1)``."""
+    return weights.reshape(*weights.shape[:-1], len(SUPERCLASSES), -1)
 
 
 def _against(value: float, honest: np.ndarray) -> float:

@@ -55,6 +55,7 @@ class Bound:
     confidence: float  # of the whole search, however many attacks and numbers of guesses were tried
     attack: str  # the one that gave it
     guesses: Guesses
+    alpha: float  # the part of the permitted error that was its own
 
 
 def p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
@@ -107,7 +108,8 @@ def best_bound(attacks: Sequence[Attack], delta: float, confidence: float) -> Bo
     alpha = (1.0 - confidence) / (len(attacks) * len(SHARES))
     tried = [(attack.name, extreme_guesses(attack, share)) for attack in attacks for share in SHARES]
     bounds = [
-        Bound(epsilon_lower_bound(guesses, delta, 1.0 - alpha), confidence, name, guesses) for name, guesses in tried
+        Bound(epsilon_lower_bound(guesses, delta, 1.0 - alpha), confidence, name, guesses, alpha)
+        for name, guesses in tried
     ]
     return max(bounds, key=lambda bound: bound.epsilon)
 

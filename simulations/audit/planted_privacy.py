@@ -34,7 +34,7 @@ from simulations.audit.training_step import StepAudit, audit_training_step
 
 Planted = Callable[[], AbstractContextManager[Any]]
 GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE = 0.95, 0.99
-_FAST = ("federation.rounds=3", "detector_training.steps=12", "detector_training.epochs=12")
+_FAST = ("federation.rounds=3", "detector_training.steps=8", "detector_training.epochs=8")
 
 
 # --- bugs ------------------------------------------------------------------------------------------------------------

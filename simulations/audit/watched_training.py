@@ -103,7 +103,8 @@ def watch_training(config: Config, items: PatientItems) -> WatchedTraining:
         model = FeatureDetector(config.data.sampling_rate)
         ledger = Ledger(Path(folder) / "ledger.jsonl", "audit", math.inf, config.privacy.delta)
         for number in range(1, rounds + 1):
-            start, seen = model.head.weight.detach().clone(), []
+            start = model.head.weight.detach().clone()
+            seen: list[Tensor] = []
             update = feature_round(model, items, config, Round("audit", number, rounds), ledger, watch=seen.append)
             if number == 1:
                 size, centre = update.size, model.centre.clone()

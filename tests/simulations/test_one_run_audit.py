@@ -81,16 +81,16 @@ def test_more_right_guesses_and_less_confidence_never_lower_a_bound(made: int, d
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
 def test_of_randomised_response_it_holds_as_often_as_stated_and_comes_close(epsilon: float) -> None:
     """Every coin is told truly with chance e^eps / (1 + e^eps): the mechanism of the worst case."""
-    right = np.random.default_rng(0).binomial(500, 1 / (1 + math.exp(-epsilon)), size=400)
-    bounds = np.array([bound_of(Guesses(500, 500, int(v)), 0.95) for v in right])
+    right = np.random.default_rng(0).binomial(200, 1 / (1 + math.exp(-epsilon)), size=400)
+    bounds = np.array([bound_of(Guesses(200, 200, int(v)), 0.95) for v in right])
     assert (bounds > epsilon).mean() <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 400)
-    assert np.median(bounds) > 0.6 * epsilon
+    assert np.median(bounds) > 0.45 * epsilon
 
 
 @pytest.mark.parametrize(("mu", "share"), [(0.3, 0.0), (1.0, 0.15), (3.0, 0.2)])
 def test_of_a_gaussian_mechanism_it_never_passes_the_accountants_epsilon(mu: float, share: float) -> None:
     true = epsilon_of([Mechanism("gaussian", 1 / mu)], 1e-5)
-    bounds = [best_bound([gaussian_attack(1000, mu, seed)], 1e-5, 0.95).epsilon for seed in range(8)]
+    bounds = [best_bound([gaussian_attack(1000, mu, seed)], 1e-5, 0.95).epsilon for seed in range(5)]
     assert max(bounds) <= true
     assert np.median(bounds) >= share * true
 
