@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
@@ -13,9 +14,10 @@ from lavq_core.config import compose
 from lavq_core.metrics.auc import class_aucs, weighted_auc
 from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
+from simulations.audit.central_shadows import CentralRecipe
 from simulations.audit.cohort import Cohort
 from simulations.audit.pool import cores
-from simulations.audit.shadows import ShadowRecipe, train_shadows
+from simulations.audit.shadows import train_shadows
 from simulations.benchmarks.harness import Pair, Way
 from simulations.benchmarks.setting import Setting
 from simulations.inprocess import run_in_process
@@ -23,6 +25,7 @@ from simulations.run_evaluation import evaluate_run
 from simulations.summary import summarise, write_metrics
 
 _RECORDS, _BOOTSTRAPS = 1178, 1000  # PTB-XL's test fold here, and what every interval takes
+_SHADOWS = 6
 
 
 def bootstrap(setting: Setting) -> Pair:
@@ -49,20 +52,17 @@ def bootstrap(setting: Setting) -> Pair:
 
 def shadows(setting: Setting) -> Pair:
     """The audit's shadow detectors side by side, a core each; the reference trains one after another."""
-    config = setting.config("audit.shadows=4", f"audit.epochs={setting.many(16, 1)}", "run.device=cpu")
-    recipe = ShadowRecipe(
-        config.detector, config.detector_training, config.data.sampling_rate, config.audit.shadows, config.audit.epochs,
-        config.run.seed, "cpu",
-    )  # fmt: skip
+    config = setting.config(f"audit.shadows={_SHADOWS}", f"federation.rounds={setting.many(6, 1)}")
+    recipe = CentralRecipe.of_model(config, torch.device("cpu"))
     cohort, quiet = Cohort.of_run(setting.sample, config), Console(quiet=True)
 
     def train(workers: int) -> np.ndarray:
-        return train_shadows(cohort, recipe, setting.fresh("audit"), workers, quiet).logits
+        return train_shadows(cohort, recipe, setting.fresh("audit"), workers, quiet).answers["logits"]
 
     def same(mine: np.ndarray, other: np.ndarray) -> bool:
         return np.allclose(mine, other, atol=1e-4)
 
-    return Pair(Way(lambda: train(min(2, cores())), 4), Way(lambda: train(1), 4), same, time.perf_counter)
+    return Pair(Way(lambda: train(min(2, cores())), _SHADOWS), Way(lambda: train(1), _SHADOWS), same, time.perf_counter)
 
 
 def seconds_of_a_report(setting: Setting, rounds: int) -> list[float]:
