@@ -25,6 +25,7 @@ from simulations.run_evaluation import evaluate_run
 from simulations.summary import summarise, write_metrics
 
 _RECORDS, _BOOTSTRAPS = 1178, 1000  # PTB-XL's test fold here, and what every interval takes
+_SHADOWS = 6
 
 
 def bootstrap(setting: Setting) -> Pair:
@@ -51,8 +52,7 @@ def bootstrap(setting: Setting) -> Pair:
 
 def shadows(setting: Setting) -> Pair:
     """The audit's shadow detectors side by side, a core each; the reference trains one after another."""
-    epochs = f"detector_training.epochs={setting.many(16, 1)}"
-    config = setting.config("audit.shadows=6", epochs, "federation.rounds=1", "run.device=cpu")
+    config = setting.config(f"audit.shadows={_SHADOWS}", f"federation.rounds={setting.many(6, 1)}")
     recipe = CentralRecipe.of_model(config, torch.device("cpu"))
     cohort, quiet = Cohort.of_run(setting.sample, config), Console(quiet=True)
 
@@ -62,7 +62,7 @@ def shadows(setting: Setting) -> Pair:
     def same(mine: np.ndarray, other: np.ndarray) -> bool:
         return np.allclose(mine, other, atol=1e-4)
 
-    return Pair(Way(lambda: train(min(2, cores())), 6), Way(lambda: train(1), 6), same, time.perf_counter)
+    return Pair(Way(lambda: train(min(2, cores())), _SHADOWS), Way(lambda: train(1), _SHADOWS), same, time.perf_counter)
 
 
 def seconds_of_a_report(setting: Setting, rounds: int) -> list[float]:
