@@ -76,7 +76,7 @@ def write_metrics(run: RunFolder, metrics: Mapping[str, float | int | str]) -> N
 def update_metrics(run: RunFolder, prefix: str, metrics: Mapping[str, float | int | str]) -> None:
     """Put new figures in the place of those of ``metrics.json`` whose keys begin with a prefix."""
     known = json.loads(run.metrics.read_text(encoding="utf-8"))
-    write_metrics(run, {key: value for key, value in known.items() if not key.startswith(prefix)} | metrics)
+    write_metrics(run, {**{key: value for key, value in known.items() if not key.startswith(prefix)}, **metrics})
 
 
 def interval_metrics(key: str, interval: Interval) -> Metrics:

@@ -16,6 +16,7 @@ ATTACKS = {
     "loss": "loss threshold",
     "site": "one hospital's updates",
     "aggregate": "aggregates only",
+    "nearest_code": "codes that are latents",
 }
 _SURFACES = ("detector", "updates", "codebook", "twins")
 _TARGETS = {"": "this run", "replicas.": "replicas"}

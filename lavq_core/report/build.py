@@ -102,8 +102,8 @@ def _curves(run: RunFolder, metrics: Metrics) -> dict[str, Figure]:
     sums = evidence.traffic(run)
     if sums:
         figures["bytes"] = draw_bytes({s.site: s.down for s in sums}, {s.site: s.up for s in sums})
-    for name, curves in audit_evidence.rocs(run).items():
-        figures[name] = draw_roc(curves, _lowest_rate(metrics), name)
+    for name, attacks in audit_evidence.rocs(run).items():
+        figures[name] = draw_roc(attacks, _lowest_rate(metrics), name)
     return figures
 
 

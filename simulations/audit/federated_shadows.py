@@ -67,7 +67,7 @@ class FederatedRecipe:
         write_atomic(members, "".join(f"{patient}\n" for patient in cohort.patients[included]))
         overrides = [*self.overrides, f"run.dir={quoted(place)}", f"partition.members={quoted(members)}"]
         config = compose(overrides)
-        watcher = Watcher(config, cohort)
+        watcher = Watcher(config, cohort, self.frame)
         # The server would report every round of every shadow.
         logging.getLogger("flwr").setLevel(logging.WARNING)
         run_in_process(overrides, config.federation.sites, client_app=watcher)
