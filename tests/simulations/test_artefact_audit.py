@@ -87,7 +87,7 @@ def test_features_without_noise_are_found_among_those_with(run: RunFolder, sampl
 
     for number in (2, 3):
         change(run, number, quiet)
-    assert "the feature of the head with the least noise" in reasons(run, sample_database)
+    assert "noise of feature 4" in reasons(run, sample_database)
 
 
 def test_a_centre_without_noise_is_flagged(run: RunFolder, sample_database: Database) -> None:
