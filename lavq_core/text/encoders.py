@@ -27,6 +27,10 @@ class TextEncoder(Protocol):
         """Embed texts as unit vectors ``(len(texts), width)`` float32; an empty text is the zero vector."""
         ...
 
+    def __hash__(self) -> int:
+        """Tell encoders apart: what each has embedded is kept."""
+        ...
+
 
 class LatentSemanticEncoder:
     """Latent semantic analysis (Deerwester et al. 1990) of a public vocabulary: needs no download.

@@ -78,7 +78,7 @@ COMPARED = (
     Compared("aggregation", "merging the updates of 16 sites (FedAvg)", "site", "numpy loop"),
     Compared("dp-step", "patient-level DP step, residual detector", "patient", "plain step", Aim(1.5, True)),
     Compared("dp-separator", "... separator, editor and prior", "patient", "plain step", Aim(1.5, True)),
-    Compared("round-4", "federated round, 4 sites, in process", "round", "local steps in a loop", Aim(1.05, True)),
+    Compared("round-4", "shortest federated round, 4 sites", "round", "local steps in a loop", Aim(1.05, True)),
     Compared("round-50", "... 50 sites", "round", "local steps in a loop", Aim(1.05, True)),
 )  # fmt: skip
 

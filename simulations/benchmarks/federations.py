@@ -89,7 +89,10 @@ _LOCAL = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", 
 
 
 def round_4(setting: Setting) -> Pair:
-    """A round of four hospitals of the sample, in this process, with predictions and twins of the last round."""
+    """A round of four hospitals of the sample, in this process, with predictions and twins of the last round.
+
+    One epoch and one step of the separator: fewer than any preset takes, so that what Flower adds shows most.
+    """
     return federated_round(setting, 4, *_LOCAL, "separator_training.steps=1")
 
 

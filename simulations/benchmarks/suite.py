@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from rich.console import Console
 
 from lavq_core.errors import ConfigError, RunError
@@ -168,7 +169,7 @@ def memory(setting: Setting, rounds: int) -> list[Row]:
     return [_row("memory", f"{name}.peak_bytes", [float(cost.peak_bytes)]) for name, cost in rows]
 
 
-def _row(arm: str, metric: str, values: Sequence[float]) -> Row:
+def _row(arm: str, metric: str, values: Sequence[float] | np.ndarray) -> Row:
     spread = Spread.of(values)
     return Row(arm, metric, spread.median, spread.low, spread.high, spread.rounds, 1)
 

@@ -27,7 +27,7 @@ _DISEASE = ["IMI"]
 
 def separator_step(setting: Setting) -> Pair:
     """Training steps of separator, editor and prior network, per pair of records; the reference takes pair by pair."""
-    batch = setting.config().separator_training.batch
+    batch = setting.many(setting.config().separator_training.batch)
     together, alone = _trainer(setting), _trainer(setting)
     sick, healthy = _pairs(setting, batch)
     few = setting.many(6, 1)
