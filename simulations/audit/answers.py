@@ -14,11 +14,11 @@ from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import SHAREABLE, Config
 from lavq_core.training.site_data import SiteData
-from simulations.audit.codebook_attack import codebook_statistics, nearest_code
+from simulations.audit.attacks.codebook import codebook_statistics, nearest_code
+from simulations.audit.attacks.people import People
+from simulations.audit.attacks.twins import published_twins, twin_density
 from simulations.audit.cohort import Cohort
-from simulations.audit.people import People
-from simulations.audit.shadows import Answers
-from simulations.audit.twin_attack import published_twins, twin_density
+from simulations.audit.shadows.training import Answers
 
 TWINS = 256
 """Twins that an attacker has of one editor."""

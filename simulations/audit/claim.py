@@ -17,13 +17,13 @@ from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from lavq_core.training.head_training import PatientItems
 from lavq_core.training.site_data import SiteData
-from simulations.audit.artefacts import audit_artefacts
-from simulations.audit.attacks import Scores
+from simulations.audit.attacks.scores import Scores
 from simulations.audit.evidence import Evidence
 from simulations.audit.finding import Metrics
 from simulations.audit.measure import CONFIDENCE
-from simulations.audit.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
-from simulations.audit.training_step import audit_training_step
+from simulations.audit.privacy.artefacts import audit_artefacts
+from simulations.audit.privacy.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
+from simulations.audit.privacy.training_step import audit_training_step
 from simulations.audit.verdict import names_members, verdict
 from simulations.partitions import partition
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulations.audit.attacks import Scores, attack
+from simulations.audit.attacks.scores import Scores, attack
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Finding, measure, measure_replicas
-from simulations.audit.shadows import Shadows
+from simulations.audit.shadows.training import Shadows
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings_check import check
 from lavq_core.training.device import pick_device
-from simulations.audit.attacks import attack
-from simulations.audit.central_shadows import CentralRecipe
+from simulations.audit.attacks.scores import attack
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Metrics, measure
-from simulations.audit.shadows import train_shadows
+from simulations.audit.shadows.central import CentralRecipe
+from simulations.audit.shadows.training import train_shadows
 from simulations.audit.verdict import NO_POWER, names_members, verdict, worth_trying
 
 THREAT_MODEL = (

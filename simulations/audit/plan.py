@@ -22,10 +22,10 @@ from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from lavq_core.training.local_steps import rounds_before
 from simulations.audit.cohort import Cohort
-from simulations.audit.fdp import gaussian_epsilon
 from simulations.audit.measure import CONFIDENCE
-from simulations.audit.one_run import SHARES, Guesses, epsilon_lower_bound
-from simulations.audit.pool import cores
+from simulations.audit.privacy.fdp import gaussian_epsilon
+from simulations.audit.privacy.one_run import SHARES, Guesses, epsilon_lower_bound
+from simulations.audit.shadows.pool import cores
 from simulations.audit.verdict import worth_trying
 
 SIZES = (30, 100, 300, 1_000, 3_000, 10_000)

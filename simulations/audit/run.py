@@ -16,14 +16,14 @@ from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.device import pick_device
 from simulations.audit.answers import BeatFrame, model_answers, own_nearest_code, publishes_networks
-from simulations.audit.attacks import Scores, attack
+from simulations.audit.attacks.scores import Scores, attack
+from simulations.audit.attacks.twin_links import twin_links
 from simulations.audit.claim import weigh
 from simulations.audit.cohort import Cohort
 from simulations.audit.evidence import gather
-from simulations.audit.federated_shadows import FederatedRecipe
 from simulations.audit.finding import Finding, Metrics
-from simulations.audit.shadows import train_shadows
-from simulations.audit.twin_links import twin_links
+from simulations.audit.shadows.federated import FederatedRecipe
+from simulations.audit.shadows.training import train_shadows
 from simulations.audit.verdict import NO_POWER, worth_trying
 
 THREAT_MODEL = (

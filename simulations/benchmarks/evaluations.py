@@ -14,10 +14,10 @@ from lavq_core.config import compose
 from lavq_core.metrics.auc import class_aucs, weighted_auc
 from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.central_shadows import CentralRecipe
 from simulations.audit.cohort import Cohort
-from simulations.audit.pool import cores
-from simulations.audit.shadows import train_shadows
+from simulations.audit.shadows.central import CentralRecipe
+from simulations.audit.shadows.pool import cores
+from simulations.audit.shadows.training import train_shadows
 from simulations.benchmarks.harness import Pair, Way
 from simulations.benchmarks.setting import Setting
 from simulations.inprocess import run_in_process

@@ -103,17 +103,22 @@ def show(metrics: Metrics, console: Console) -> None:
     """Print what was found: a line an attack and target."""
     from rich.table import Table
 
+    from lavq_core.report.audit_evidence import attacks
+    from lavq_core.report.numbers import Metrics as Evidence
+
     table = Table("surface", "attack", "on", "AUC", "TPR at 1 % FPR", "TPR at .1 % FPR")
-    for key in sorted(key.removesuffix(".auc") for key in metrics if key.endswith(".auc")):
-        _, surface, attack, *rest = [*key.split("."), ""]
-        cells = [_interval(metrics, f"{key}.{what}") for what in ("auc", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr")]
-        table.add_row(surface, attack, "replicas" if "replicas" in rest else "the run", *cells)
+    for row in attacks(Evidence(metrics)):
+        cells = [_interval(metrics, row.key + what) for what in ("auc", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr")]
+        table.add_row(row.surface, row.attack, row.target, *cells)
     console.print(table)
     for key, words in (
         ("audit.epsilon_lower_bound", "epsilon is at least"),
         ("audit.claimed_epsilon", "claimed epsilon"),
         ("audit.members", "members"),
         ("audit.non_members", "non-members"),
+        ("audit.control.auc", "control (folds asked for instead of membership), AUC"),
+        ("audit.check.step", "check"),
+        ("audit.check.files", "check"),
     ):
         if key in metrics:
             value = metrics[key]

@@ -3,7 +3,7 @@
 The same federation of hospitals, without privacy (``off``) and at epsilon 8, 3 and 1 per patient, each trained and
 audited with several seeds: shadows, replicas, lower bounds, tests of the noise. Without privacy the detector is the
 preset's own with ``audit.whole``, and else the linear head on fixed features that the private arms train, so that
-noise is all that differs. Beside them stands the auditor's test bench (``simulations.audit.bench``): cases with
+noise is all that differs. Beside them stands the auditor's test bench (``simulations.audit.bench.suite``): cases with
 something planted, which it has to convict, and sound ones, which it has to acquit.
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.bench import run_bench
+from simulations.audit.bench.suite import run_bench
 from simulations.audit.finding import Metrics
 from simulations.audit.run import audit_run
 from simulations.audit.verdict import LEAK

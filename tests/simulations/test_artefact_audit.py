@@ -15,7 +15,7 @@ from lavq_core.errors import RunError
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
 from simulations import sample
-from simulations.audit.artefacts import audit_artefacts
+from simulations.audit.privacy.artefacts import audit_artefacts
 from simulations.inprocess import run_in_process
 
 ROUNDS = 3

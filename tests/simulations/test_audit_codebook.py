@@ -17,7 +17,7 @@ from lavq_core.models.networks import Networks, beat_tokens, make_networks
 from lavq_core.settings import Config
 from lavq_core.training.guided import NORM
 from lavq_core.training.separator_losses import relative_error
-from simulations.audit.codebook_attack import (
+from simulations.audit.attacks.codebook import (
     codebook_statistics,
     codes_of_update,
     commitment,
@@ -26,8 +26,8 @@ from simulations.audit.codebook_attack import (
     rare_statement,
     reconstruction,
 )
+from simulations.audit.attacks.people import People
 from simulations.audit.cohort import Cohort
-from simulations.audit.people import People
 from tests.simulations.told_separator import MI, Told, angled, people, records
 
 CODES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -11,8 +11,8 @@ import torch
 from lavq_core.data.database import Database
 from lavq_core.models.codebook import quantise
 from lavq_core.training.separator_training import SeparatorTrainer
-from simulations.audit.case import Case, Outcome
-from simulations.audit.planted_models import CASES, World, coins, dead_codes_copy_latents, train
+from simulations.audit.bench.case import Case, Outcome
+from simulations.audit.bench.planted_models import CASES, World, coins, dead_codes_copy_latents, train
 
 
 @pytest.fixture(scope="module")

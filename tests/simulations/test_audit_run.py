@@ -21,8 +21,7 @@ from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import train_detector
-from simulations.audit.attacks import attack
-from simulations.audit.central_shadows import CentralRecipe
+from simulations.audit.attacks.scores import attack
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Metrics
 from simulations.audit.foreign import audit_model
@@ -30,7 +29,8 @@ from simulations.audit.lists import listed_cohort
 from simulations.audit.measure import attack_auc, operating_point
 from simulations.audit.plan import ceiling
 from simulations.audit.run import audit_run, gather
-from simulations.audit.shadows import train_shadows
+from simulations.audit.shadows.central import CentralRecipe
+from simulations.audit.shadows.training import train_shadows
 from simulations.audit.verdict import LEAK, NO_POWER, names_members
 from tests.simulations.audit_cases import QUIET, SAMPLE, small_cohort
 
@@ -41,7 +41,9 @@ AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop"
 def tiny(packs: Path) -> Config:
     """A federation whose shadows take a moment each."""
     small = ("detector.width=8", "detector.blocks=1", "detector_training.epochs=1", "federation.rounds=1")
-    return compose([f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", "run.device=cpu", "audit.shadows=6", *small])
+    return compose(
+        [f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", "run.device=cpu", "audit.shadows=6", *small, *alone]
+    )
 
 
 def finished_run(folder: Path, config: Config) -> RunFolder:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from simulations.audit.attacks import attack, calibrated
+from simulations.audit.attacks.lira import Worlds, fit_worlds, label_margin, log_likelihood_ratio, negative_loss
+from simulations.audit.attacks.rmia import rmia
+from simulations.audit.attacks.scores import attack, calibrated
 from simulations.audit.cohort import Cohort
-from simulations.audit.lira import Worlds, fit_worlds, label_margin, log_likelihood_ratio, negative_loss
 from simulations.audit.measure import operating_point
-from simulations.audit.rmia import rmia
-from simulations.audit.shadows import Shadows, fair_halves
+from simulations.audit.shadows.training import Shadows, fair_halves
 
 
 def cohort_of(owner: list[int], y: np.ndarray) -> Cohort:

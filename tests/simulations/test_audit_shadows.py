@@ -16,10 +16,11 @@ from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.central_shadows import CentralRecipe
+from simulations.audit.answers import BeatFrame, model_answers
 from simulations.audit.cohort import Cohort
-from simulations.audit.federated_shadows import FederatedRecipe, model_answers
-from simulations.audit.shadows import Shadows, fair_halves, train_shadows
+from simulations.audit.shadows.central import CentralRecipe
+from simulations.audit.shadows.federated import FederatedRecipe
+from simulations.audit.shadows.training import Shadows, fair_halves, train_shadows
 from simulations.inprocess import run_in_process
 from tests.simulations.audit_cases import QUIET, SAMPLE, small_cohort
 
@@ -141,7 +142,7 @@ def test_a_shadow_of_everybody_is_the_federation_itself(sample_database: Databas
     cohort = Cohort.of_run(sample_database, config)
     recipe = FederatedRecipe.of_run(config, "cpu")
     answers = recipe.train(cohort, cohort.member, 0, tmp_path)
-    np.testing.assert_array_equal(answers["logits"], model_answers(RunFolder(tmp_path / "run"), cohort)["logits"])
+    np.testing.assert_array_equal(answers["logits"], model_answers(RunFolder(tmp_path / "run"), cohort, None)["logits"])
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # of a shadow its answers stay, and nothing else
 
 
@@ -170,7 +171,7 @@ def test_updates_are_seen_by_site_and_add_up_to_what_they_changed(
     cohort = Cohort.of_run(sample_database, config)
     answers = FederatedRecipe.of_run(config, "cpu").train(cohort, cohort.member, 0, tmp_path)
     from lavq_core.models.detector import build_detector
-    from simulations.audit.lira import label_margin
+    from simulations.audit.attacks.lira import label_margin
 
     initial = cohort.logits(build_detector(config.detector, 100, config.run.seed))
     change = label_margin(answers["logits"], cohort.y) - label_margin(initial, cohort.y)
@@ -185,6 +186,27 @@ def test_private_shadows_are_private_trainings(sample_database: Database, packs:
     recipe = FederatedRecipe.of_run(config, "cpu")
     first, second = (recipe.train(cohort, cohort.member, 0, tmp_path)["logits"] for _ in range(2))
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_whole_shadow_is_asked_about_codebook_and_twins_and_its_updates_too(
+    sample_database: Database, packs: Path, tmp_path: Path
+) -> None:
+    small = (
+        "separator_training.steps=2", "separator_training.batch=4", "separator_training.after=0", "separator.width=16",
+        "separator.blocks=1", "separator.heads=2", "codebook.size=16", "twins.after=.5", "twins.per_record=1",
+        "federation.share=[separator,editor,prior]", "audit.whole=true",
+    )  # fmt: skip
+    config = compose([*federation(packs, *small), f"run.dir='{tmp_path / 'run'}'"])
+    cohort = Cohort.of_run(sample_database, config)
+    frame = BeatFrame.of_cohort(sample_database, config, cohort)
+    answers = FederatedRecipe.of_run(config, "cpu", frame).train(cohort, cohort.member, 0, tmp_path)
+    surfaces = {name.split("/")[0] for name in answers}
+    assert surfaces == {"logits", "updates", "codebook", "twins"}
+    assert all(values.shape == (len(cohort),) for name, values in answers.items() if name != "logits")
+    near = answers["updates/nearest_code"]
+    assert np.nanmax(near[cohort.member]) > 1 - 1e-4  # a code that one latent alone has chosen is that latent
+    assert np.isfinite(answers["twins/density"]).sum() > 400  # whoever has beats of one shape
 
 
 def test_separators_are_shadowed_when_asked_for_or_when_they_share_the_privacy_budget() -> None:

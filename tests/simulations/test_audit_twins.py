@@ -18,10 +18,9 @@ from lavq_core.models.networks import make_networks
 from lavq_core.models.twins import Patients, Twins
 from lavq_core.training.guided import NORM
 from lavq_core.training.site_data import SiteData
-from simulations.audit import twin_attack
-from simulations.audit.measure import Proportion
-from simulations.audit.people import People
-from simulations.audit.twin_attack import (
+from simulations.audit.attacks import twins as twin_attack
+from simulations.audit.attacks.people import People
+from simulations.audit.attacks.twins import (
     Linkage,
     MembersNamed,
     Published,
@@ -34,6 +33,7 @@ from simulations.audit.twin_attack import (
     search,
     twin_density,
 )
+from simulations.audit.measure import Proportion
 from tests.simulations.told_separator import MI, Told, angled, people, records
 
 STTC = SUPERCLASSES.index("STTC")

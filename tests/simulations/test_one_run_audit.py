@@ -13,9 +13,9 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
 from lavq_core.privacy.accounting import Mechanism, epsilon_of
-from simulations.audit.fdp import gaussian_epsilon, mu_lower_bound, refutes_gdp
 from simulations.audit.measure import Proportion
-from simulations.audit.one_run import (
+from simulations.audit.privacy.fdp import gaussian_epsilon, mu_lower_bound, refutes_gdp
+from simulations.audit.privacy.one_run import (
     SHARES,
     Attack,
     Guesses,

@@ -19,11 +19,13 @@ from lavq_core.privacy.plan import make_plan
 from lavq_core.training import feature_round, head_training
 from lavq_core.training.head_training import PatientItems
 from lavq_core.training.site_data import SiteData
-from simulations.audit import planted_privacy, training_step, watched_training
-from simulations.audit.canaries import Canaries, together
-from simulations.audit.case import Case
-from simulations.audit.head_reference import Head
-from simulations.audit.noise_check import (
+from simulations.audit.bench import planted_privacy
+from simulations.audit.bench.case import Case
+from simulations.audit.bench.planted_privacy import CASES, bench_config, noise_skipped, play
+from simulations.audit.privacy import training_step, watched_training
+from simulations.audit.privacy.canaries import Canaries, together
+from simulations.audit.privacy.head_reference import Head
+from simulations.audit.privacy.noise_check import (
     FALSE_ALARM,
     Finding,
     each_test,
@@ -34,10 +36,9 @@ from simulations.audit.noise_check import (
     size_test,
     sum_tests,
 )
-from simulations.audit.planted_privacy import CASES, bench_config, noise_skipped, play
-from simulations.audit.public_noise import public_noise_test
-from simulations.audit.training_step import audit_training_step
-from simulations.audit.watched_training import watch_training
+from simulations.audit.privacy.public_noise import public_noise_test
+from simulations.audit.privacy.training_step import audit_training_step
+from simulations.audit.privacy.watched_training import watch_training
 
 GUILTY = [case for case in CASES if case.guilty]
 INNOCENT = [case for case in CASES if not case.guilty]

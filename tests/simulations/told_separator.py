@@ -11,7 +11,7 @@ from torch import Tensor
 from lavq_core.data.labels import SUPERCLASSES, diagnostic_statements
 from lavq_core.models.separator import Separation
 from lavq_core.training.guided import GuidedBeats
-from simulations.audit.people import People
+from simulations.audit.attacks.people import People
 
 MI = SUPERCLASSES.index("MI")
 

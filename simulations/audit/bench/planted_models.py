@@ -31,11 +31,11 @@ from lavq_core.text.statements import requests
 from lavq_core.training.guided import NORM, GuidedBeats
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
-from simulations.audit.case import Case, Outcome
-from simulations.audit.codebook_attack import nearest_code
+from simulations.audit.attacks.codebook import nearest_code
+from simulations.audit.attacks.people import People
+from simulations.audit.attacks.twins import Published, Search, linkage, twin_density
+from simulations.audit.bench.case import Case, Outcome
 from simulations.audit.measure import attack_auc, operating_point
-from simulations.audit.people import People
-from simulations.audit.twin_attack import Published, Search, linkage, twin_density
 from simulations.audit.verdict import names_members
 from simulations.sample import FOLDER
 

@@ -23,11 +23,11 @@ from lavq_core.models.networks import make_networks
 from lavq_core.models.stored import shared_detector
 from lavq_core.settings import Config
 from simulations.audit.answers import BeatFrame
-from simulations.audit.codebook_attack import codes_of_update, nearest_code
+from simulations.audit.attacks.codebook import codes_of_update, nearest_code
+from simulations.audit.attacks.lira import label_margin
+from simulations.audit.attacks.people import People
 from simulations.audit.cohort import Cohort
-from simulations.audit.lira import label_margin
-from simulations.audit.people import People
-from simulations.audit.shadows import Answers
+from simulations.audit.shadows.training import Answers
 from simulations.partitions import partition
 
 

@@ -13,7 +13,7 @@ import math
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from simulations.audit.one_run import Guesses, largest_refuted
+from simulations.audit.privacy.one_run import Guesses, largest_refuted
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -27,7 +27,7 @@ from lavq_core.settings import Config
 from lavq_core.training.feature_round import feature_round
 from lavq_core.training.head_training import PatientItems
 from lavq_core.training.local_steps import Round
-from simulations.audit.head_reference import Head, centre_sum, gradient_sums, shares, standardised
+from simulations.audit.privacy.head_reference import Head, centre_sum, gradient_sums, shares, standardised
 
 _FLOAT32 = 1e-4  # relative: what an end of round may differ from the running mean of its steps
 

@@ -35,12 +35,12 @@ from lavq_core.training.site_data import SiteData
 from lavq_core.training.site_round import site_seed
 from server.app import initial_model
 from server.screening import cut_weights
-from simulations.audit.head_reference import Head, centre_sum, standardised
-from simulations.audit.head_replay import SiteHead, head_round_tests
-from simulations.audit.noise_check import Finding, failures, normal_test, scale_test, size_test
-from simulations.audit.public_noise import public_noise_test
-from simulations.audit.training_step import cost_of
-from simulations.audit.watched_training import Scales
+from simulations.audit.privacy.head_reference import Head, centre_sum, standardised
+from simulations.audit.privacy.head_replay import SiteHead, head_round_tests
+from simulations.audit.privacy.noise_check import Finding, failures, normal_test, scale_test, size_test
+from simulations.audit.privacy.public_noise import public_noise_test
+from simulations.audit.privacy.training_step import cost_of
+from simulations.audit.privacy.watched_training import Scales
 from simulations.partitions import partition
 
 Parts = Mapping[str, Mapping[str, Tensor]]

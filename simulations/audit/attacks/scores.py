@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulations.audit.attacks.lira import fit_worlds, label_margin, log_likelihood_ratio, negative_loss
+from simulations.audit.attacks.rmia import rmia
 from simulations.audit.cohort import Cohort
-from simulations.audit.lira import fit_worlds, label_margin, log_likelihood_ratio, negative_loss
-from simulations.audit.rmia import rmia
-from simulations.audit.shadows import Answers, Shadows
+from simulations.audit.shadows.training import Answers, Shadows
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Each statistic is a loss that the training pressed down on its own records, as in the loss attack of Yeom et al. 2018,
 or something that the codebook says outright. They are compared with what shadows say of the same patient
-(``simulations.audit.lira``): on its own a statistic also tells easy patients from hard ones. The attacker holds the
-patient's ECGs with labels and reports, and
+(``simulations.audit.attacks.lira``): on its own a statistic also tells easy patients from hard ones. The attacker holds
+the patient's ECGs with labels and reports, and
 
 =================  =================================================================================================
 ``commitment``     codes and separator: how near the latents of gated tokens lie to their codes
@@ -34,7 +34,7 @@ from lavq_core.models.networks import Networks
 from lavq_core.models.separator import Separation, Separator
 from lavq_core.training.guided import NORM, GuidedBeats
 from lavq_core.training.separator_losses import relative_error
-from simulations.audit.people import People
+from simulations.audit.attacks.people import People
 
 _SMALLEST_ERROR = 0.01  # relative, added before its logarithm: a gate that stays shut leaves no error at all
 _BATCH = 256  # records

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulations.audit import planted_detector, planted_models, planted_privacy
-from simulations.audit.case import Case, Outcome
+from simulations.audit.bench import planted_detector, planted_models, planted_privacy
+from simulations.audit.bench.case import Case, Outcome
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 

@@ -22,10 +22,10 @@ from lavq_core.privacy.plan import make_plan
 from lavq_core.settings import Config
 from lavq_core.signals.description import SIZE
 from lavq_core.training.head_training import PatientItems
-from simulations.audit.canaries import Canaries, together
-from simulations.audit.fdp import gaussian_epsilon, mu_lower_bound
-from simulations.audit.head_reference import Head
-from simulations.audit.noise_check import (
+from simulations.audit.privacy.canaries import Canaries, together
+from simulations.audit.privacy.fdp import gaussian_epsilon, mu_lower_bound
+from simulations.audit.privacy.head_reference import Head
+from simulations.audit.privacy.noise_check import (
     Finding,
     NoiseScale,
     each_test,
@@ -37,8 +37,8 @@ from simulations.audit.noise_check import (
     size_test,
     sum_tests,
 )
-from simulations.audit.one_run import Attack, Bound, best_bound
-from simulations.audit.watched_training import Scales, Sums, WatchedTraining, watch_training
+from simulations.audit.privacy.one_run import Attack, Bound, best_bound
+from simulations.audit.privacy.watched_training import Scales, Sums, WatchedTraining, watch_training
 
 CANARIES, WITH_MANY = 1000, 200
 MOST_KNOWN = 2000  # patients besides: more hide no canary from whoever knows them, and take time

@@ -27,8 +27,8 @@ from lavq_core.models.twins import Patients, Twins, make_twins, request_twins
 from lavq_core.settings import Config
 from lavq_core.signals.beats import find_beats
 from lavq_core.text.statements import named, requests
+from simulations.audit.attacks.people import People
 from simulations.audit.measure import Proportion
-from simulations.audit.people import People
 from simulations.experiments.twin_arms import disease_symbols
 
 _CLASS = 12.0  # standard deviations of a covariate that another superclass counts for, when others are matched

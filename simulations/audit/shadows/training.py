@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from simulations.audit.cohort import Cohort
-from simulations.audit.pool import cores, train_in_parallel
+from simulations.audit.shadows.pool import cores, train_in_parallel
 
 FORMAT = 2  # raised whenever a shadow of the same settings would come out otherwise, so that older ones are not found
 

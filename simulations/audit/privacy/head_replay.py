@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.training.head_training import PatientItems
-from simulations.audit.head_reference import Head, clipped_errors, shares
-from simulations.audit.noise_check import FALSE_ALARM, Finding
+from simulations.audit.privacy.head_reference import Head, clipped_errors, shares
+from simulations.audit.privacy.noise_check import FALSE_ALARM, Finding
 
 REPLAYS = 16
 _SEEN = FALSE_ALARM / 20  # p of what fails among as many tests as there usually are

@@ -16,14 +16,14 @@ from lavq_core.data.database import Database
 from lavq_core.models.detector import build_detector
 from lavq_core.training.detector_training import train_detector
 from simulations import sample
-from simulations.audit.attacks import attack
-from simulations.audit.case import Case, Outcome
-from simulations.audit.central_shadows import CentralRecipe
+from simulations.audit.attacks.scores import attack
+from simulations.audit.bench.case import Case, Outcome
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Finding, measure
 from simulations.audit.measure import CONFIDENCE
-from simulations.audit.one_run import Attack, best_bound
-from simulations.audit.shadows import Shadows, fair_halves, train_shadows
+from simulations.audit.privacy.one_run import Attack, best_bound
+from simulations.audit.shadows.central import CentralRecipe
+from simulations.audit.shadows.training import Shadows, fair_halves, train_shadows
 from simulations.audit.verdict import names_members
 
 _OVERFIT = (

@@ -8,10 +8,10 @@ from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from simulations.audit.answers import TWINS, BeatFrame, published_networks
+from simulations.audit.attacks.twins import Search, donor_recovery, linkage, members_named, published_twins
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Metrics
 from simulations.audit.measure import Proportion
-from simulations.audit.twin_attack import Search, donor_recovery, linkage, members_named, published_twins
 
 
 def twin_links(run: RunFolder, config: Config, frame: BeatFrame, cohort: Cohort) -> Metrics:

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import beta
 
 from lavq_core.privacy import noise
-from simulations.audit.noise_check import Finding
+from simulations.audit.privacy.noise_check import Finding
 
 _STREAMS: dict[str, Callable[[int], np.random.BitGenerator]] = {
     "Philox(key)": lambda seed: np.random.Philox(key=seed),

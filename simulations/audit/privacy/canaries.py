@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lavq_core.signals.description import SIZE
 from lavq_core.training.head_training import PatientItems
-from simulations.audit.head_reference import Head, clipped_errors, standardised
+from simulations.audit.privacy.head_reference import Head, clipped_errors, standardised
 
 LENGTH = 1000.0  # of a canary's description, a hundred times and more what a centre and its noise are long
 MANY = 10  # records of those that have many

@@ -21,8 +21,8 @@ from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from simulations.audit.answers import BeatFrame, model_answers
 from simulations.audit.cohort import Cohort
-from simulations.audit.shadows import FORMAT, Answers
-from simulations.audit.watching import Watcher
+from simulations.audit.shadows.training import FORMAT, Answers
+from simulations.audit.shadows.watching import Watcher
 from simulations.inprocess import run_in_process
 from simulations.launch import quoted
 

@@ -29,8 +29,8 @@ from lavq_core.training import feature_round, head_training
 from lavq_core.training.head_training import PatientItems, Watch
 from lavq_core.training.site_data import SiteData
 from simulations import sample
-from simulations.audit.case import Case, Outcome
-from simulations.audit.training_step import StepAudit, audit_training_step
+from simulations.audit.bench.case import Case, Outcome
+from simulations.audit.privacy.training_step import StepAudit, audit_training_step
 
 Planted = Callable[[], AbstractContextManager[Any]]
 GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE = 0.95, 0.99

@@ -20,7 +20,7 @@ from lavq_core.models.detector import build_detector
 from lavq_core.settings import Config, DetectorConfig, DetectorTrainingConfig
 from lavq_core.training.detector_training import train_detector
 from simulations.audit.cohort import Cohort
-from simulations.audit.shadows import FORMAT, Answers
+from simulations.audit.shadows.training import FORMAT, Answers
 
 
 @dataclass(frozen=True)
