@@ -1,9 +1,9 @@
 """What leaks at which epsilon, on every surface: results file ``audit``.
 
-The same federation of hospitals, without privacy (``off``) and at epsilon 8, 3 and 1 per patient, each trained and
-audited with several seeds: shadows, replicas, lower bounds, tests of the noise. Without privacy the detector is the
-preset's own with ``audit.whole``, and else the linear head on fixed features that the private arms train, so that
-noise is all that differs. Beside them stands the auditor's test bench (``simulations.audit.bench.suite``): cases with
+The same federation of hospitals as it is without privacy (``off``: the preset's own detector, with separator and twins
+where the preset has them) and at epsilon 8, 3 and 1 per patient, each trained and audited with several seeds: shadows,
+replicas, lower bounds, tests of the noise. The private presets let neither separator nor codebook leave, so these
+surfaces are empty there. Beside them stands the auditor's test bench (``simulations.audit.bench.suite``): cases with
 something planted, which it has to convict, and sound ones, which it has to acquit.
 """
 
@@ -24,13 +24,12 @@ from simulations.audit.run import audit_run
 from simulations.audit.verdict import LEAK
 from simulations.experiments.jobs import Job
 from simulations.experiments.pool import each_seed
-from simulations.experiments.privacy import ARMS
 from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
 from simulations.launch import quoted
 
 RATES = ("auc", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr")
-_WHOLE_OFF = ("privacy=off",)
+ARMS = {"off": ("privacy=off",), **{arm: (f"privacy={arm}",) for arm in ("eps8", "eps3", "eps1")}}
 
 
 def run_audit(overrides: Sequence[str], seeds: int, work: Path, workers: int, bench: bool = True) -> list[Row]:
@@ -51,9 +50,7 @@ def _audit(job: Job) -> Metrics:
     from simulations.inprocess import run_in_process
 
     torch.set_num_threads(1)
-    arm = _WHOLE_OFF if job.arm == "off" and compose(job.overrides).audit.whole else ARMS[job.arm]
-    # What an experiment sets by itself comes last: a group's settings would otherwise hide it.
-    complete = [*arm, *job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
+    complete = [*ARMS[job.arm], *job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
     config, run = compose(complete), RunFolder(job.folder)
     if not run.model.is_dir():
         run_in_process(complete, config.federation.sites)

@@ -40,10 +40,10 @@ AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop"
 @pytest.fixture
 def tiny(packs: Path) -> Config:
     """A federation whose shadows take a moment each."""
+    where = (f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", "run.device=cpu", "audit.shadows=6")
     small = ("detector.width=8", "detector.blocks=1", "detector_training.epochs=1", "federation.rounds=1")
-    return compose(
-        [f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", "run.device=cpu", "audit.shadows=6", *small, *alone]
-    )
+    alone = ("separator_training.steps=0", "twins.per_record=0", "federation.share=[]")
+    return compose([*where, *small, *alone])
 
 
 def finished_run(folder: Path, config: Config) -> RunFolder:
@@ -238,7 +238,7 @@ def test_a_label_other_than_0_and_1_is_refused(tmp_path: Path) -> None:
 def test_an_overfit_detector_is_convicted_and_an_innocent_one_is_not(sample_database: Database, tmp_path: Path) -> None:
     unaugmented = [f"detector_training.{name}=0" for name in AUGMENTATIONS]
     config = compose(
-        ["detector.blocks=4", "detector.dropout=0", "detector.width=8", "detector_training.epochs=14",
+        ["detector.blocks=4", "detector.dropout=0", "detector.width=8", "detector_training.epochs=12",
          "federation.rounds=1", "audit.shadows=6", *unaugmented]
     )  # fmt: skip
     overfit = CentralRecipe.of_model(config, torch.device("cpu"))

@@ -196,6 +196,7 @@ def test_a_whole_shadow_is_asked_about_codebook_and_twins_and_its_updates_too(
         "separator_training.steps=2", "separator_training.batch=4", "separator_training.after=0", "separator.width=16",
         "separator.blocks=1", "separator.heads=2", "codebook.size=16", "twins.after=.5", "twins.per_record=1",
         "federation.share=[separator,editor,prior]", "audit.whole=true",
+        "separator.gate_threshold=.05",
     )  # fmt: skip
     config = compose([*federation(packs, *small), f"run.dir='{tmp_path / 'run'}'"])
     cohort = Cohort.of_run(sample_database, config)
