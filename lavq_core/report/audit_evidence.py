@@ -14,8 +14,8 @@ ATTACKS = {
     "lira": "LiRA",
     "rmia": "RMIA",
     "loss": "loss threshold",
-    "site": "one hospital's updates",
-    "aggregate": "aggregates only",
+    "site": "one hospital",
+    "aggregate": "aggregates",
     "nearest_code": "codes that are latents",
 }
 _SURFACES = ("detector", "updates", "codebook", "twins")
@@ -65,14 +65,14 @@ def links(metrics: Metrics) -> list[Link]:
 
 
 def rocs(run: RunFolder) -> dict[str, dict[str, RocCurve]]:
-    """Read the attacks' curves, ``{figure: {attack: curve}}``; the loss threshold's are left out.
+    """Read the curves of the attacks that vote, ``{figure: {attack: curve}}``.
 
     Raises:
         RunError: the file is there but cannot be read.
     """
     figures: dict[str, dict[str, RocCurve]] = {}
     for found in json_object(run, run.audit / "audit.json").get("findings", []):
-        if found["attack"] != "loss" and found["fpr"]:
+        if found["votes"] and found["fpr"]:
             name = "audit-roc" if found["target"] == "run" else "audit-roc-replicas"
             words = f"{found['surface']}, {ATTACKS.get(found['attack'], found['attack'].replace('_', ' '))}"
             curve = RocCurve(*(tuple(map(float, found[part])) for part in ("fpr", "tpr", "low", "high")))

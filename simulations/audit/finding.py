@@ -52,6 +52,7 @@ class Finding:
             "members": first.true_positives.trials,
             "non_members": first.false_positives.trials,
             "fpr_reached": first.false_positives.value,
+            "votes": int(self.votes),
         }
         for name, point in self.points.items():
             rate = point.true_positives
@@ -60,7 +61,13 @@ class Finding:
 
     def record(self) -> dict[str, Any]:
         """Return what ``audit.json`` keeps beside the metrics."""
-        return {"surface": self.surface, "attack": self.attack, "target": self.target, **self.curve}
+        return {
+            "surface": self.surface,
+            "attack": self.attack,
+            "target": self.target,
+            "votes": self.votes,
+            **self.curve,
+        }
 
 
 def measure(surface: str, attack: str, scores: np.ndarray, member: np.ndarray, votes: bool = True) -> Finding | None:
