@@ -135,6 +135,7 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
             f"audit.{attack}.members": 300,
             f"audit.{attack}.non_members": 296,
             f"audit.{attack}.fpr_reached": 0.0068,
+            f"audit.{attack}.votes": int(attack != "detector.loss"),
         }
     for link in ("source_top1", "linkage_top1"):
         values |= {f"audit.twins.{link}{end}": 0.4 for end in ("", ".low", ".high")}
@@ -201,7 +202,10 @@ def write_run(root: Path, sites: tuple[str, ...] = SITES, references: list[np.nd
     tpr = rates**0.8
     curve = {"fpr": rates.tolist(), "tpr": tpr.tolist(), "low": (0.9 * tpr).tolist(), "high": (1.1 * tpr).tolist()}
     attacks = (("detector", "lira", "run"), ("detector", "loss", "run"), ("updates", "site", "replicas"))
-    found = [{"surface": where, "attack": how, "target": what, **curve} for where, how, what in attacks]
+    found = [
+        {"surface": where, "attack": how, "target": what, "votes": how != "loss"} | curve
+        for where, how, what in attacks
+    ]
     audit = {"findings": found, "threat_model": "The attacker holds all ECGs of a person."}
     (run.audit / "audit.json").write_text(json.dumps(audit), encoding="utf-8")
     for index, site in enumerate(sites):
