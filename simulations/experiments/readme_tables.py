@@ -192,7 +192,7 @@ def _personal(rows: Sequence[Row]) -> list[str]:
             for name in compared
             for cell in (
                 _cell(found["own", f"{name}_gain.{control}"]),
-                _short(found["own", f"{name}_p.{control}"].value),
+                _p_value(found["own", f"{name}_p.{control}"].value),
             )
         ]
         table.append(f"| {control} | " + " | ".join(cells) + " |")
@@ -235,6 +235,10 @@ def _table(
 
 def _cell(row: Row | None) -> str:
     return "" if row is None else f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]"
+
+
+def _p_value(p: float) -> str:
+    return "< .001" if p < 0.001 else _short(p)
 
 
 def _short(value: float) -> str:

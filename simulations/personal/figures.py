@@ -1,6 +1,6 @@
 """Figures of personalised detectors, from predictions and the cohort alone.
 
-For eligible people, over the records after their reference:
+For eligible people, over the records after their reference (people of whom no twin can be made are in no figure):
 
 =============================  =========================================================================================
 ``concordance``                primary: a person's abnormal record scores above the same person's NORM record on
