@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lavq_core.training.detector_training import LabelledEcgs
     from lavq_core.twins.maker import TwinMaker
 
-HELP = "make one patient's detector from that patient's own twins (not yet proved against controls)"
+HELP = "make one patient's detector from that patient's own twins (so far no better than controls)"
 EXAMPLE = """\
   lavq personalize --run runs/demo simulations/sample/records100/00000/00059_lr --out patient-59
   lavq detect --run runs/demo --model patient-59 LATER_ECG --out later.csv"""
@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
     if before[0] < SICK:
         console.print("note: this ECG does not read as NORM, so this detector takes for normal what may be ill")
     console.print(f"{len(examples) // 2} twins by the networks of {maker.networks_of}; written to {args.out}")
-    console.print("not yet proved against controls (another patient's twins); uncalibrated; not a medical device")
+    console.print("no better than controls (another patient's twins) so far; uncalibrated; not a medical device")
     return 0
 
 
@@ -110,7 +110,7 @@ def _save(out: Path, detector: Detector, run: RunFolder, maker: TwinMaker, code:
         "networks_of": maker.networks_of,
         "twins": _counts(data.y[: len(data) // 2], maker.model.classes),
         "population": detector_digest(maker.model.detector.state_dict()),
-        "note": "made from one patient's ECG: that patient's data; not proved against controls; not a medical device",
+        "note": "made from one patient's ECG: that patient's data; no better than controls; not a medical device",
     }
     save_personal(out, detector, about)
 

@@ -56,7 +56,7 @@ def test_it_writes_a_detector_with_its_origin_which_detect_takes(
     called(personalize, RECORD, "--run", run, "--age", 60, "--sex", "female", "--out", out)
     said = capsys.readouterr()
     assert all(name in said.out for name in (*SUPERCLASSES, "population", "personal"))
-    assert "not yet proved against controls" in said.err
+    assert "no better than controls" in said.err
     parts, about = load_artefact(out)
     assert (about["ecg"], about["run"]) == (code_of(read_usable(RECORD, 100)), run.name)
     assert about["twins"] == {"MI": 2, "CD": 2}

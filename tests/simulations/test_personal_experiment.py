@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import ONE_SITE, Generator
 from simulations.experiments.personal import personal_predictions, predict_seed, train_population
 from simulations.experiments.readme_tables import LAYOUTS
-from simulations.experiments.results_file import Row
+from simulations.experiments.results_file import FOLDER, Row, read_results
 from simulations.personal.arms import ARMS, OTHER, OWN, Arms, Others, match_others, noisy_copies
 from simulations.personal.cohort import check_withheld, follow_up, in_time, without
 from simulations.personal.figures import against_all_norms, on_the_disease, score, within_people
@@ -34,6 +35,8 @@ NORM, MI, STTC, BOTH, NORM_AND_MI, NOTHING = (
     for row in ("10000", "01000", "00100", "01100", "11000", "00000")
     for row in [list(map(float, row))]
 )
+
+FULL = os.environ.get("LAVQ_PTBXL", "")
 
 
 def listed(*rows: tuple[int, str | None, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -333,6 +336,21 @@ def test_rows_are_scikit_learns_figures_and_own_wins_where_it_knows_more(
     assert gain.low > 0.1
     assert rows[OWN, "concordance_p.matched-other"].value < 0.001
     assert gain.n == rows[OWN, "concordance_p.matched-other"].n < rows[OWN, "concordance.all_norms"].n
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="LAVQ_PTBXL IS NOT SET: no personal figure was scored again")
+def test_the_committed_figures_follow_from_the_committed_predictions(full_database: Database) -> None:
+    content = read_results("personal")
+    if content["data"]["fingerprint"] != full_database.fingerprint:
+        pytest.skip("the committed figures are of other records")
+    kept = pd.read_csv(FOLDER / "predictions" / "personal.csv.gz")
+    records = follow_up(full_database.table, full_database.labels)
+    assert not kept["ecg_id"].isin(records["reference"]).any()
+    again = {(row.arm, row.metric): row for row in score(kept, records, full_database.table)}
+    assert len(again) == len(content["rows"])
+    for row in content["rows"]:
+        assert again[row.arm, row.metric].value == pytest.approx(row.value, abs=1e-3 if "_p." in row.metric else 1e-5)
 
 
 def test_the_readme_shows_arms_tests_and_both_cohorts(scored: list[Row]) -> None:
