@@ -21,9 +21,9 @@ from simulations.audit.attacks.scores import Scores
 from simulations.audit.evidence import Evidence
 from simulations.audit.finding import Metrics
 from simulations.audit.measure import CONFIDENCE
-from simulations.audit.privacy.artefacts import audit_artefacts
+from simulations.audit.privacy.artefacts import ArtefactAudit, audit_artefacts
 from simulations.audit.privacy.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
-from simulations.audit.privacy.training_step import audit_training_step
+from simulations.audit.privacy.training_step import StepAudit, audit_training_step
 from simulations.audit.verdict import names_members, verdict
 from simulations.partitions import partition
 
@@ -66,23 +66,33 @@ def _unclaimed(evidence: Evidence) -> Claim:
 def _claimed(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:
     """Where epsilon is claimed an attack may name members, if no more than epsilon allows: bounds and noise decide."""
     delta, claimed = config.privacy.delta, config.privacy.epsilon
-    step = audit_training_step(config, largest_site(config, database), config.run.seed, _EACH)
-    files = audit_artefacts(run, database, config.run.seed)
-    bounds = black_box_bounds(evidence, delta) | {"step": step.epsilon_lower_bound}
-    reasons = (*step.reasons, *files.reasons)
-    checks = {
-        "step": f"In the training step, noise is {step.noise.ratio:.4f} of what the plan promises "
-        f"({step.noise.low:.4f} to {step.noise.high:.4f}); {len(step.findings)} exact tests"
-        + (f": {'; '.join(step.reasons)}" if step.reasons else ", none failed"),
-        "files": f"In the run's own files, {len(files.findings)} tests of checkpoints and ledgers"
-        + (f": {'; '.join(files.reasons)}" if files.reasons else ", none failed")
-        + (f"; not tested: {'; '.join(files.untested)}" if files.untested else ""),
-    }
+    bounds, reasons = black_box_bounds(evidence, delta), tuple[str, ...]()
+    training = config.detector_training
+    tested = training.epochs == training.steps
+    if tested:
+        step = audit_training_step(config, largest_site(config, database), config.run.seed, _EACH)
+        files = audit_artefacts(run, database, config.run.seed)
+        bounds["step"] = step.epsilon_lower_bound
+        reasons, checks = (*step.reasons, *files.reasons), {"step": _of_step(step), "files": _of_files(files)}
+    else:
+        checks = {"step": "The noise was not tested: patients are sampled, and nobody knows whose sums the steps are"}
     people = len(evidence.own_member)
     alpha = (1.0 - _EACH) / len(SHARES)
     provable = epsilon_lower_bound(Guesses(people, people, people), delta, 1.0 - alpha)
-    said = verdict([bool(reasons)], claimed, list(bounds.values()), provable, checked=True)
+    said = verdict([bool(reasons)], claimed, list(bounds.values()), provable, tested)
     return Claim(said, bounds, reasons, checks)
+
+
+def _of_step(step: StepAudit) -> str:
+    noise = f"{step.noise.ratio:.4f} of what the plan promises ({step.noise.low:.4f} to {step.noise.high:.4f})"
+    found = f": {'; '.join(step.reasons)}" if step.reasons else ", none failed"
+    return f"In the training step, noise is {noise}; {len(step.findings)} exact tests{found}"
+
+
+def _of_files(files: ArtefactAudit) -> str:
+    found = f": {'; '.join(files.reasons)}" if files.reasons else ", none failed"
+    untested = f"; not tested: {'; '.join(files.untested)}" if files.untested else ""
+    return f"In the run's own files, {len(files.findings)} tests of checkpoints and ledgers{found}{untested}"
 
 
 def black_box_bounds(evidence: Evidence, delta: float) -> dict[str, float]:
