@@ -150,7 +150,7 @@ def test_a_broken_detector_says_so(sample_database: Database, tiny: Config, tmp_
 
 def test_noise_that_cannot_be_tested_is_said_to_be_untested(sample_database: Database, tmp_path: Path) -> None:
     """Where patients are sampled nobody knows whose sums the steps are: only people can contradict the claim."""
-    config = compose(["privacy=eps3", "detector_training.epochs=2"])
+    config = compose(["privacy=eps1", "detector_training.epochs=2"])
     generator = np.random.default_rng(0)
     scores = [Scores("detector", "lira", generator.normal(size=100), True)]
     shadows = Shadows(fair_halves(100, 6, seed=0), {}, 6)
@@ -158,7 +158,7 @@ def test_noise_that_cannot_be_tested_is_said_to_be_untested(sample_database: Dat
     claim = weigh(RunFolder(tmp_path), config, sample_database, evidence)
     assert "not tested" in claim.checks["step"]
     assert set(claim.bounds) == {"run", "replica"}
-    assert claim.verdict == CONSISTENT  # a perfect attack on a hundred people would have contradicted 3
+    assert claim.verdict == CONSISTENT  # a perfect attack on a hundred people would have contradicted 1
 
 
 # What could be shown
