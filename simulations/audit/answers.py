@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from lavq_core.data.database import Database
 from lavq_core.models.networks import Networks, make_networks
@@ -54,8 +55,13 @@ def published_networks(run: RunFolder, config: Config) -> Networks:
     Raises:
         RunError: the run has no final model.
     """
+    return networks_of(config, load_artefact(run.model)[0]["networks"])
+
+
+def networks_of(config: Config, weights: dict[str, Tensor]) -> Networks:
+    """Put weights that left a site into networks, in eval mode."""
     networks = make_networks(config, config.run.seed)
-    networks.take_over(load_artefact(run.model)[0]["networks"])
+    networks.take_over(weights)
     return networks.eval()
 
 

@@ -8,6 +8,7 @@ what the run's own files show.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from lavq_core.training.head_training import PatientItems
 from lavq_core.training.site_data import SiteData
 from simulations.audit.attacks.scores import Scores
 from simulations.audit.evidence import Evidence
-from simulations.audit.finding import Metrics
+from simulations.audit.finding import Finding, Metrics
 from simulations.audit.measure import CONFIDENCE
 from simulations.audit.privacy.artefacts import ArtefactAudit, audit_artefacts
 from simulations.audit.privacy.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
@@ -51,12 +52,12 @@ class Claim:
 
 def weigh(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:
     """Hold what a run claims against everything that was found."""
-    return _claimed(run, config, database, evidence) if config.privacy.epsilon > 0 else _unclaimed(evidence)
+    return _claimed(run, config, database, evidence) if config.privacy.epsilon > 0 else unclaimed(evidence.findings)
 
 
-def _unclaimed(evidence: Evidence) -> Claim:
+def unclaimed(findings: Sequence[Finding]) -> Claim:
     """Where nothing is claimed, whoever names members has found a leak; only those vote who ask who was trained on."""
-    voting = [finding for finding in evidence.findings if finding.votes]
+    voting = [finding for finding in findings if finding.votes]
     tests = sum(len(finding.points) for finding in voting)
     naming = [one for one in voting if any(names_members(point, tests) for point in one.points.values())]
     reasons = tuple(f"{one.attack} on the {one.surface} names members of the {one.target}" for one in naming)

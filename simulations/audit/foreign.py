@@ -15,11 +15,12 @@ from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings_check import check
 from lavq_core.training.device import pick_device
 from simulations.audit.attacks.scores import attack
+from simulations.audit.claim import unclaimed
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Metrics, measure
 from simulations.audit.shadows.central import CentralRecipe
 from simulations.audit.shadows.training import train_shadows
-from simulations.audit.verdict import NO_POWER, names_members, verdict, worth_trying
+from simulations.audit.verdict import NO_POWER, worth_trying
 
 THREAT_MODEL = (
     "The attacker has the detector and its settings, holds all ECGs of a person with their superclass labels, and "
@@ -72,9 +73,7 @@ def audit_model(
         findings = [finding for finding in found if finding is not None]
         for finding in findings:
             metrics |= finding.metrics()
-        points = [point for finding in findings for point in finding.points.values()]
-        leaks = [names_members(point, len(points)) for point in points]
-        metrics |= {"audit.shadows": recipe.shadows, "audit.verdict": verdict(leaks, 0.0, [], 0.0)}
+        metrics |= {"audit.shadows": recipe.shadows} | unclaimed(findings).metrics()
         curves = [finding.record() for finding in findings]
     content = {
         "metrics": metrics,

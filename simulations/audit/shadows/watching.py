@@ -19,10 +19,9 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from lavq_core.data.database import Database
-from lavq_core.models.networks import make_networks
 from lavq_core.models.stored import shared_detector
 from lavq_core.settings import Config
-from simulations.audit.answers import BeatFrame
+from simulations.audit.answers import BeatFrame, networks_of
 from simulations.audit.attacks.codebook import codes_of_update, nearest_code
 from simulations.audit.attacks.lira import label_margin
 from simulations.audit.attacks.people import People
@@ -85,9 +84,8 @@ class Watcher(ClientApp):
         own = people.take(torch.from_numpy(np.flatnonzero(np.isin(people.positions, self._shares[site]))))
         if len(codes) == 0 or len(own.positions) == 0:
             return np.full(people.count, np.nan)
-        networks = make_networks(self._config, self._config.run.seed)
-        networks.take_over(_state(reply, "networks"))
-        return nearest_code(networks.eval().separator, codes, own)
+        networks = networks_of(self._config, _state(reply, "networks"))
+        return nearest_code(networks.separator, codes, own)
 
 
 def _state(message: Message, part: str) -> dict[str, Tensor]:
