@@ -24,7 +24,8 @@ from simulations.audit.finding import Finding, Metrics
 from simulations.audit.measure import CONFIDENCE
 from simulations.audit.privacy.artefacts import ArtefactAudit, audit_artefacts
 from simulations.audit.privacy.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
-from simulations.audit.privacy.training_step import StepAudit, audit_training_step
+from simulations.audit.privacy.step_audit import StepAudit
+from simulations.audit.privacy.training_step import audit_training_step
 from simulations.audit.verdict import names_members, verdict
 from simulations.partitions import partition
 

@@ -265,8 +265,7 @@ def test_an_overfit_detector_is_convicted_and_an_innocent_one_is_not(sample_data
     guilty = build_detector(overfit.detector, overfit.sampling_rate, seed=123)
     generator = torch.Generator().manual_seed(123)
     train_detector(guilty, cohort.training_data(cohort.member), overfit.training, 100, overfit.epochs, generator)
-    own = attack({"logits": cohort.logits(guilty)}, shadows, cohort)
-    evidence = gather(own, shadows, cohort)
+    evidence = gather({"logits": cohort.logits(guilty)}, shadows, cohort)
     lira, rmia, loss = (
         next(one for one in evidence.findings if (one.attack, one.target) == (name, "run"))
         for name in ("lira", "rmia", "loss")

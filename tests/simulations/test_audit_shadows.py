@@ -16,8 +16,10 @@ from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.answers import BeatFrame, model_answers
+from simulations.audit.answers import model_answers
+from simulations.audit.attacks.people import BeatFrame
 from simulations.audit.cohort import Cohort
+from simulations.audit.published import PublishedModel
 from simulations.audit.shadows.central import CentralRecipe
 from simulations.audit.shadows.federated import FederatedRecipe
 from simulations.audit.shadows.training import Shadows, fair_halves, train_shadows
@@ -142,7 +144,8 @@ def test_a_shadow_of_everybody_is_the_federation_itself(sample_database: Databas
     cohort = Cohort.of_run(sample_database, config)
     recipe = FederatedRecipe.of_run(config, "cpu")
     answers = recipe.train(cohort, cohort.member, 0, tmp_path)
-    np.testing.assert_array_equal(answers["logits"], model_answers(RunFolder(tmp_path / "run"), cohort, None)["logits"])
+    own = model_answers(PublishedModel.of_run(RunFolder(tmp_path / "run"), None), cohort)
+    np.testing.assert_array_equal(answers["logits"], own["logits"])
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # of a shadow its answers stay, and nothing else
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,13 +22,12 @@ from lavq_core.settings import Config
 from lavq_core.signals.description import SIZE
 from lavq_core.training.head_training import PatientItems
 from simulations.audit.privacy.canaries import Canaries, together
-from simulations.audit.privacy.fdp import gaussian_epsilon, mu_lower_bound
+from simulations.audit.privacy.fdp import gaussian_epsilon
 from simulations.audit.privacy.head_reference import Head
 from simulations.audit.privacy.noise_check import (
     Finding,
     NoiseScale,
     each_test,
-    failures,
     noise_scale,
     normal_test,
     repeat_test,
@@ -37,56 +35,14 @@ from simulations.audit.privacy.noise_check import (
     size_test,
     sum_tests,
 )
-from simulations.audit.privacy.one_run import Attack, Bound, best_bound
+from simulations.audit.privacy.one_run import Attack
+from simulations.audit.privacy.step_audit import StepAudit
 from simulations.audit.privacy.watched_training import Scales, Sums, WatchedTraining, watch_training
 
 CANARIES, WITH_MANY = 1000, 200
 MOST_KNOWN = 2000  # patients besides: more hide no canary from whoever knows them, and take time
 _EXACT = 1e-8  # least variance, in units of the promised: below it a sum is as good as exact
 _ROUNDING = 0.02  # of an epsilon: accountants of other methods agree within it
-
-
-@dataclass(frozen=True)
-class StepAudit:
-    """What the audit of one private training has shown."""
-
-    bound: Bound
-    claimed: float  # epsilon
-    delta: float
-    canaries: int
-    noise: NoiseScale  # of all steps
-    findings: tuple[Finding, ...]  # exact tests
-    reasons: tuple[str, ...]  # why it is flagged, in words; empty where it is not
-
-    @property
-    def epsilon_lower_bound(self) -> float:
-        """Epsilon is at least this, with ``confidence``."""
-        return self.bound.epsilon
-
-    @property
-    def confidence(self) -> float:
-        """Of the lower bound."""
-        return self.bound.confidence
-
-    @property
-    def if_gaussian(self) -> float:
-        """What the same guesses would show were all noise normal (``fdp``): a diagnostic, never a verdict."""
-        return gaussian_epsilon(mu_lower_bound(self.bound.guesses, 1.0 - self.bound.alpha), self.delta)
-
-    @property
-    def beyond_claim(self) -> bool:
-        """The bound lies above the claim: the canaries alone convict."""
-        return self.bound.epsilon > self.claimed
-
-    @property
-    def noise_refuted(self) -> bool:
-        """The exact tests convict: what was released is not the clipped sums with the promised noise."""
-        return len(self.reasons) > self.beyond_claim
-
-    @property
-    def flagged(self) -> bool:
-        """Whether the claim does not hold."""
-        return bool(self.reasons)
 
 
 def audit_training_step(
@@ -128,18 +84,12 @@ def audit_training_step(
         for name, score in scores.items()
         for kind, rows in kinds.items()
     ]
-    bound = best_bound(attacks, config.privacy.delta, confidence)
     groups = {"real patients": known} | {
         f"patients of {kind}": training.clean(made.alone(made.included & rows), head) for kind, rows in kinds.items()
     }
     findings, noise = check_noise(left, other, {name: sums.over(scales) for name, sums in groups.items()})
-    reasons = [*failures(findings), *training.unexplained, *cost_reasons(config, training)]
-    if bound.epsilon > config.privacy.epsilon:
-        said = f"epsilon is at least {bound.epsilon:.2f} ({confidence:.0%} confidence, {bound.attack})"
-        reasons.insert(0, f"{said}, and {config.privacy.epsilon:g} is claimed")
-    return StepAudit(
-        bound, config.privacy.epsilon, config.privacy.delta, canaries, noise, tuple(findings), tuple(reasons)
-    )
+    further = [*training.unexplained, *cost_reasons(config, training)]
+    return StepAudit.of(config.privacy, canaries, attacks, findings, noise, further, confidence)
 
 
 def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) -> np.ndarray:

@@ -19,8 +19,10 @@ import numpy as np
 from lavq_core.config import as_overrides, compose
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
-from simulations.audit.answers import BeatFrame, model_answers
+from simulations.audit.answers import model_answers
+from simulations.audit.attacks.people import BeatFrame
 from simulations.audit.cohort import Cohort
+from simulations.audit.published import PublishedModel
 from simulations.audit.shadows.training import FORMAT, Answers
 from simulations.audit.shadows.watching import Watcher
 from simulations.inprocess import run_in_process
@@ -71,7 +73,7 @@ class FederatedRecipe:
         # The server would report every round of every shadow.
         logging.getLogger("flwr").setLevel(logging.WARNING)
         run_in_process(overrides, config.federation.sites, client_app=watcher)
-        answers = model_answers(RunFolder(place), cohort, self.frame) | watcher.answers()
+        answers = model_answers(PublishedModel.of_run(RunFolder(place), self.frame), cohort) | watcher.answers()
         shutil.rmtree(place)
         members.unlink()
         return answers
