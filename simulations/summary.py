@@ -27,10 +27,12 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
 from lavq_core.metrics.auc import Interval, auc_intervals
 from lavq_core.privacy.statement import privacy_statement
+from lavq_core.report.gallery import gallery_metrics
 from lavq_core.runs.events import read_events, standing_events
 from lavq_core.runs.layout import RunFolder, SiteFolder, write_atomic
 from lavq_core.runs.status import run_status
 from lavq_core.settings import Config
+from simulations.wire import byte_counts, wire_metrics
 
 Metrics = dict[str, float | int | str]
 
@@ -50,7 +52,7 @@ def summarise(run: RunFolder) -> Metrics:
     metrics = _run_facts(run, config, events)
     for site in run.sites():
         metrics |= _site_facts(site)
-    metrics |= byte_counts(events)
+    metrics |= byte_counts(events) | wire_metrics(run) | gallery_metrics(run)
     metrics |= _scores(run, config)
     metrics["privacy.statement"] = privacy_statement(config)
     metrics |= _privacy(run, config)
@@ -106,6 +108,7 @@ def _run_facts(run: RunFolder, config: Config, events: list[dict]) -> Metrics:
         "run.command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "run.seconds": float(finished["seconds"]),
         "run.rounds": config.federation.rounds,
+        "run.sites": config.federation.sites,
         "run.seed": config.run.seed,
         "run.version": release,
         "run.commit": commit_of_checkout(),
@@ -147,18 +150,6 @@ def _site_facts(site: SiteFolder) -> Metrics:
                     metrics[f"separator.site.{name}.{key}"] = event[key]  # the last round's stays
             metrics[f"twins.site.{name}.count"] = int(event["twins"])
     return metrics
-
-
-def byte_counts(events: list[dict]) -> Metrics:
-    """Mean bytes of one round and site, training and evaluation together, as serialised records."""
-    talk = [event for event in events if event["event"] in ("site-replied", "site-evaluated") and event["round"] > 0]
-    pairs = {(event["round"], event["site"]) for event in talk}
-    if not pairs:
-        return {}
-    return {
-        f"bytes_per_round.{way}": round(sum(event[f"bytes_{way}"] for event in talk) / len(pairs))
-        for way in ("down", "up")
-    }
 
 
 def _scores(run: RunFolder, config: Config) -> Metrics:

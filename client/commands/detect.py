@@ -25,7 +25,7 @@ EXAMPLE = """\
   lavq detect --run runs/demo ecg.dcm muse.xml holter.edf --out predictions.csv
   lavq detect --run runs/demo ecg.csv --sampling-rate 500 --unit uV --out predictions.csv
   lavq detect --run runs/demo --database /path/to/ptb-xl --out predictions.csv
-  lavq detect --run runs/demo --calibration runs/demo/sites/site-0/calibration.json ECG --out predictions.csv"""
+  lavq detect --run runs/demo --calibration st-mary/calibration.json ECG --out predictions.csv"""
 
 
 _SHOWN = 10  # lines of a list

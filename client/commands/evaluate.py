@@ -29,10 +29,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("predictions", metavar="CSV", help="a row per ECG, a probability per class")
     parser.add_argument("--database", required=True, metavar="DIR", help="a folder in PTB-XL's layout; tables only")
-    parser.add_argument("--fold", type=int, default=10, help="which is scored (default 10, the test fold)")
-    parser.add_argument("--calibration-fold", type=int, default=9, help="chooses temperatures, thresholds (default 9)")
-    parser.add_argument("--sensitivity", type=float, default=0.9, help="that thresholds must reach (default .9)")
-    parser.add_argument("--minimum-likelihood", type=float, default=0.0, help="per cent, of a statement that counts")
+    parser.add_argument("--fold", type=int, default=10, metavar="N", help="is scored (default 10, the test fold)")
+    parser.add_argument(
+        "--calibration-fold", type=int, default=9, metavar="N", help="chooses temperatures and thresholds (default 9)"
+    )
+    parser.add_argument(
+        "--sensitivity", type=float, default=0.9, metavar="SHARE", help="that thresholds must reach (default 0.9)"
+    )
+    parser.add_argument(
+        "--minimum-likelihood",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="a diagnosis counts from this likelihood on (default 0: every diagnosis)",
+    )
     parser.add_argument("--out", metavar="JSON", help="every figure with its interval")
 
 

@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="PEM", help="its key")
     parser.add_argument("--client-ca", metavar="PEM", help="clients must show a certificate of this CA")
     parser.add_argument("--insecure", action="store_true", help="no TLS; on the loopback interface only")
-    parser.add_argument("--workers", type=int, default=2, help="requests worked on at the same time (default 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="requests worked on at the same time (default 2)"
+    )
     parser.add_argument("--max-message", type=int, default=32, metavar="MIB", help="largest message (default 32 MiB)")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "look after one hospital"
+from lavq_core.cli.help import add_command
+
+HELP = "look after one hospital: its data card, and whether it is ready to join"
 EXAMPLE = """\
   lavq site check federation/sites/st-mary
   lavq site report /path/to/ptb-xl --out data-card.html"""
@@ -14,8 +16,8 @@ EXAMPLE = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments: one subcommand a line."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _configure_report(actions.add_parser("report", help=_REPORT, description=_REPORT))
-    _configure_check(actions.add_parser("check", help=_CHECK, description=_CHECK))
+    _configure_report(add_command(actions, "report", _REPORT, _REPORT_EXAMPLE))
+    _configure_check(add_command(actions, "check", _CHECK, _CHECK_EXAMPLE))
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -23,6 +25,8 @@ def execute(args: argparse.Namespace) -> int:
     return int(args.action(args) or 0)
 
 
+_CHECK_EXAMPLE = """\
+  lavq site check federation/sites/st-mary"""
 _CHECK = "look at data, quality, certificates, clock, policy and connection, and say what is wrong"
 
 
@@ -46,6 +50,11 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+_REPORT_EXAMPLE = """\
+  lavq site report simulations/sample
+  lavq site report /path/to/ptb-xl --out data-card.html
+
+the card names records: keep it at the site"""
 _REPORT = "write the site's data card: records, patients, quality, duplicates, healthy patients"
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = "make digital twins of a healthy ECG: what would this patient look like with a disease?"
 EXAMPLE = """\
-  lavq twin --run runs/demo simulations/sample/records100/00000/00059_lr --disease MI --count 8 --out twins
+  lavq twin --run runs/demo simulations/sample/records100/00000/00059_lr --disease MI --out twins
   lavq twin --run runs/demo ECG --disease CLBBB --age 71 --sex female --strength 0.7 --out twins
   lavq twin --run runs/demo ECG --disease IMI+LAFB --rate 0.9 --out twins
   lavq twin --run runs/demo ecg.dcm --disease LVH --out twin.dcm"""
@@ -29,15 +29,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("record", metavar="ECG", help=f"of a healthy patient: {FORMATS}")
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
     parser.add_argument("--disease", required=True, help="MI, STTC, CD or HYP, or SCP statements: IMI+LAFB")
-    parser.add_argument("--count", type=int, help=f"how many different twins (default {_COUNT}, 1 for one file)")
-    parser.add_argument("--strength", type=float, default=1.0, help="dose of the disease, 0 to 1 (default 1)")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help=f"how many different twins (default {_COUNT}, 1 for one file)"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, metavar="DOSE", help="dose of the disease, 0 to 1 (default 1)"
+    )
     parser.add_argument("--age", type=float, default=float("nan"), help="of the patient, years")
     parser.add_argument("--sex", choices=["male", "female", "unknown"], default="unknown", help="of the patient")
     parser.add_argument(
-        "--rate", type=float, default=1.0, metavar="FACTOR", help="heart rate times this; T-P stretches"
+        "--rate", type=float, default=1.0, metavar="FACTOR", help="heart rate times this; only T-P stretches (1)"
     )
     parser.add_argument("--site", default="", metavar="NAME", help="whose networks to use, when the run holds several")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other twins (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other twins (default 0)")
     parser.add_argument(
         "--name",
         default="",

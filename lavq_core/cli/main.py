@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
 from typing import cast
 
+from lavq_core.cli.help import HelpFormatter, add_command
 from lavq_core.errors import LavqError
 
 GROUP = "lavq.commands"
@@ -58,18 +59,13 @@ def _parser(commands: Sequence[EntryPoint]) -> argparse.ArgumentParser:
         description="Federated, privacy-preserving training of ECG detectors, separators and digital twins. "
         "Research use, not a medical device.",
         epilog="lavq COMMAND --help shows a command's arguments and an example.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lavq {version('lavq')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for entry in commands:
         module = cast(ModuleType, entry.load())
-        sub = subparsers.add_parser(
-            entry.name,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=f"example:\n{module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        sub = add_command(subparsers, entry.name, module.HELP, module.EXAMPLE)
         module.configure(sub)
         sub.set_defaults(execute=module.execute)
     return parser

@@ -21,7 +21,7 @@ from lavq_core.plots.curves import draw_bytes, draw_convergence, draw_reliabilit
 from lavq_core.plots.files import save_svg
 from lavq_core.report import audit_evidence, evidence
 from lavq_core.report.gallery import DISEASES, Twin, choose, file_stem, stored_twins
-from lavq_core.report.numbers import Metrics, moment, size
+from lavq_core.report.numbers import Metrics, moment
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.runs.site_curves import QUANTITIES
 
@@ -46,11 +46,9 @@ def build_report(run: RunFolder) -> Path:
         RunError: the run has no ``metrics.json``, or a file in the folder is damaged.
     """
     metrics = Metrics.read(run)
-    twins = stored_twins(run)
     context = _context(run, metrics) | {
         "figures": {name: _draw_curve(run, name, figure) for name, figure in _curves(run, metrics).items()},
-        "cards": _draw_twins(run, choose(twins)),
-        "twins_stored": len(twins),
+        "cards": _draw_twins(run, choose(stored_twins(run))),
     }
     write_atomic(run.report, _environment().get_template("report.html.j2").render(context))
     return run.report
@@ -64,7 +62,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "moment": moment}
+    environment.filters["moment"] = moment
     return environment
 
 
@@ -79,9 +77,9 @@ def _context(run: RunFolder, metrics: Metrics) -> dict[str, Any]:
         "attacks": audit_evidence.attacks(metrics),
         "links": audit_evidence.links(metrics),
         "threat_model": audit_evidence.threat_model(run),
+        "senders": senders(metrics),
         "subgroup_names": SUBGROUPS,
         "quantities": QUANTITIES,
-        "traffic": evidence.traffic(run),
         "troubles": evidence.troubles(run),
         "has_events": run.events.is_file(),
         "data_reports": evidence.data_reports(run),
@@ -99,12 +97,17 @@ def _curves(run: RunFolder, metrics: Metrics) -> dict[str, Figure]:
             figures[f"convergence-{quantity}"] = draw_convergence(curves, words)
     for number, (words, where) in enumerate(reliability_places(metrics).items()):
         figures[f"reliability-{number:02d}"] = draw_reliability(metrics.bins(where), words)
-    sums = evidence.traffic(run)
-    if sums:
-        figures["bytes"] = draw_bytes({s.site: s.down for s in sums}, {s.site: s.up for s in sums})
+    down, up = ({s: float(metrics.values[f"bytes.site.{s}.{way}"]) for s in senders(metrics)} for way in ("down", "up"))
+    if down:
+        figures["bytes"] = draw_bytes(down, up)
     for name, attacks in audit_evidence.rocs(run).items():
         figures[name] = draw_roc(attacks, _lowest_rate(metrics), name)
     return figures
+
+
+def senders(metrics: Metrics) -> list[str]:
+    """Hospitals that ever answered the server."""
+    return metrics.between("bytes.site.", ".down")
 
 
 def reliability_places(metrics: Metrics) -> dict[str, str]:

@@ -62,6 +62,11 @@ class SharedModel:
     sha256: Mapping[str, str]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the artefact's parts, in order."""
+        return tuple(dict.fromkeys(tensor.part for tensor in self.tensors))
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks that are shared beside the detector: ``federation.share``, in alphabetical order."""
         return tuple(sorted({tensor.name.split(".")[0] for tensor in self.tensors if tensor.part == "networks"}))

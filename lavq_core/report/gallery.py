@@ -49,6 +49,7 @@ class Twin:
     envelope: NDArray[np.float32]  # (T,)
     sampling_rate: float  # Hz
     statement: str = ""  # SCP code that the twin was asked for, where the site stored it
+    key: str = ""  # of its probabilities in the run's metrics
 
     @property
     def label(self) -> str:
@@ -89,6 +90,15 @@ def stored_twins(run: RunFolder) -> list[Twin]:
             arrays = {name: tensor.numpy().astype(np.float32) for name, tensor in parts["twins"].items()}
             twins += [_twin(arrays, about, index) for index in range(len(about["disease"]))]
     return twins
+
+
+def gallery_metrics(run: RunFolder) -> dict[str, float | int | str]:
+    """Return the detector's probabilities of every stored twin and its reference, and how many there are."""
+    twins = stored_twins(run)
+    found: dict[str, float | int | str] = {"gallery.twins": len(twins)} if twins else {}
+    for twin in twins:
+        found |= {f"{twin.key}.before": twin.before, f"{twin.key}.after": twin.after}
+    return found
 
 
 def choose(twins: Sequence[Twin]) -> list[Twin]:
@@ -135,6 +145,7 @@ def _twin(arrays: dict[str, NDArray[np.float32]], about: dict[str, Any], index: 
         envelope=arrays["envelope"][index],
         sampling_rate=float(about["sampling_rate"]),
         statement=str(about["statement"][index]) if "statement" in about else "",
+        key=f"gallery.site.{about['site']}.{index:02d}",
     )
 
 

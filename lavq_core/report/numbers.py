@@ -22,7 +22,7 @@ _SITE_KEYS = (
     re.compile(r"macro_auc\.site\.(.+?)(?:\.(?:low|high|n))?"),
 )
 _SUBGROUP_KEY = re.compile(r"macro_auc\.(sex|age|device)\.(.+?)(?:\.(?:low|high|n))?")
-_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold|reliability")
+_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold|reliability|gallery")
 _SHARE = re.compile(r"(^|[._])(tpr|fpr|gate)_\w+")
 
 
@@ -109,8 +109,12 @@ class Metrics:
 
     def bin_names(self, where: str) -> list[str]:
         """Return the names of a diagram's bins, in order."""
-        found = self.named(f"reliability.{where}.bin.")
-        return [name.removesuffix(".said") for name in found if name.endswith(".said")]
+        return self.between(f"reliability.{where}.bin.", ".said")
+
+    def between(self, prefix: str, suffix: str) -> list[str]:
+        """Return what stands between a prefix and a suffix, numbers in it in numerical order."""
+        found = [name.removesuffix(suffix) for name in self.named(prefix) if name.endswith(suffix)]
+        return sorted(found, key=natural)
 
     def below(self, prefix: str) -> bool:
         """Tell whether any key starts with ``prefix``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lavq_core.cli.help import add_command
+
 HELP = "make and run a federation of several hospitals: certificates, gateway, units, guides"
 EXAMPLE = """\
   lavq deploy init federation --sites st-mary,st-john,city --host lavq.example.org
@@ -12,42 +14,70 @@ EXAMPLE = """\
   lavq deploy run federation/server federation.rounds=4
   lavq deploy down federation"""
 
+_EXAMPLES = {
+    "init": """\
+  lavq deploy init federation --sites st-mary,st-john,city --host lavq.example.org""",
+    "renew": """\
+  lavq deploy renew federation --days 30""",
+    "units": """\
+  lavq deploy units /srv/lavq/server""",
+    "app": """\
+  lavq deploy app""",
+    "register": """\
+  lavq deploy register federation/server""",
+    "run": """\
+  lavq deploy run federation/server federation.rounds=4
+  lavq deploy run federation/server --resume 20260101-120000""",
+    "up": """\
+  lavq deploy up federation""",
+    "status": """\
+  lavq deploy status federation""",
+    "down": """\
+  lavq deploy down federation""",
+}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     init = _action(actions, "init", _init, "write a deployment: a folder for the server and one for each site")
-    init.add_argument("dir", metavar="DIR")
-    init.add_argument("--sites", required=True, help="names, separated by commas")
-    init.add_argument("--host", default="localhost", help="names and addresses of the gateway, the first is used")
+    init.add_argument("dir", metavar="DIR", help="new folder of the deployment")
+    init.add_argument("--sites", required=True, metavar="NAME,...", help="the hospitals' names")
+    init.add_argument(
+        "--host", default="localhost", metavar="HOST,...", help="the gateway's names, the first is used (localhost)"
+    )
     init.add_argument("--port", type=int, default=9443, help="of the gateway (default 9443)")
     init.add_argument("--data", metavar="DIR", help="holds a folder in PTB-XL's layout for each site, by its name")
     init.add_argument("--days", type=float, default=30.0, help="that certificates live (default 30)")
-    init.add_argument("--epsilon-max", default="8.0", help='that the sites\' policies begin with, or "unlimited"')
-    init.add_argument("--minimum-patients", type=int, default=50, help="that the policies begin with (default 50)")
+    init.add_argument(
+        "--epsilon-max", default="8.0", metavar="EPSILON", help='that policies begin with, or "unlimited" (default 8.0)'
+    )
+    init.add_argument(
+        "--minimum-patients", type=int, default=50, metavar="N", help="that the policies begin with (default 50)"
+    )
     init.add_argument("--ca-cert", metavar="PEM", help="your institution's CA, in place of a new one")
     init.add_argument("--ca-key", metavar="PEM", help="its key, not encrypted, elliptic")
     renew = _action(actions, "renew", _renew, "issue the certificates of the gateway and of all sites again")
-    renew.add_argument("dir", metavar="DIR")
+    renew.add_argument("dir", metavar="DIR", help="the deployment's folder")
     renew.add_argument("--days", type=float, default=30.0, help="that certificates live (default 30)")
     renew.add_argument("--ca-cert", metavar="PEM", help="the CA, unless it lies in DIR/ca")
     renew.add_argument("--ca-key", metavar="PEM", help="its key")
-    units = _action(actions, "units", _units, "write units, compose file and guide for where a folder lies now")
+    units = _action(actions, "units", _units, "write systemd units, compose file and guide for a folder's new place")
     units.add_argument("dir", metavar="FOLDER", help="the server's folder, or a site's")
     _action(actions, "app", _app, "print the sha256 of this checkout's app, which sites enter in their policies")
-    register = _action(actions, "register", _register, "make the sites' public keys known to the SuperLink")
+    register = _action(actions, "register", _register, "make the sites' public keys known to the server's SuperLink")
     register.add_argument("dir", metavar="FOLDER", help="the server's folder")
     run = _action(actions, "run", _run, "train: hand this checkout's app to the SuperLink, and wait for the end")
     run.add_argument("dir", metavar="FOLDER", help="the server's folder")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, of lavq_core/settings.py")
     run.add_argument("--name", help="of the run in state/runs (default: the time)")
     run.add_argument("--resume", metavar="RUN", help="name of a run that was broken off, to go on with")
     for name, function, text in (
         ("up", _up, "run the whole deployment on this machine"),
-        ("status", _status, "show how its programs stand"),
-        ("down", _down, "end them"),
+        ("status", _status, "show how the programs of a deployment on this machine stand"),
+        ("down", _down, "end the programs of a deployment on this machine"),
     ):
-        _action(actions, name, function, text).add_argument("dir", metavar="DIR")
+        _action(actions, name, function, text).add_argument("dir", metavar="DIR", help="the deployment's folder")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -56,7 +86,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _action(actions: argparse._SubParsersAction, name: str, function: object, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    parser = add_command(actions, name, text, _EXAMPLES[name])
     parser.set_defaults(action=function)
     return parser
 

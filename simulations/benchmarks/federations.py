@@ -29,7 +29,7 @@ from simulations.benchmarks.harness import Pair, Way
 from simulations.benchmarks.setting import Setting, close, generator
 from simulations.inprocess import run_in_process
 from simulations.partitions import partition
-from simulations.summary import byte_counts
+from simulations.wire import byte_counts
 
 
 def aggregation(setting: Setting) -> Pair:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 HELP = "attack a run by membership inference on every surface: what leaks about a patient, does a claimed epsilon hold"
 EXAMPLE = """\
-  lavq audit --plan --run runs/demo      # beforehand: what these sizes could show, and how long it takes
+  lavq audit --plan --run runs/demo      # first: what could be shown, and how long it takes
   lavq audit --run runs/demo             # attacks detector, updates, codebook and twins
   lavq audit --run runs/demo --whole     # shadows train separator and twins too: sharper, and dear
-  lavq audit --model exported --members in.csv --non-members out.csv     # a detector whose run is not at hand
+  lavq audit --model exported --members in.csv --non-members out.csv     # without the run
 
 an audit that was broken off goes on when it is started again. The lists have columns file, patient_id, NORM, MI, STTC,
 CD, HYP (0 or 1), or ecg_id with --database DIR. A verdict is one of: leak found, consistent with the claim, no power at

@@ -16,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--data", metavar="DIR", help="a folder in PTB-XL's layout (default: the bundled sample)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these benchmarks, and write no file")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of ours and the reference, 5 or more (default 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="pairs of ours and the reference, 5 or more (default 5)"
+    )
     parser.add_argument(
         "--seconds", type=float, default=0.0, metavar="LIMIT", help="give up after so long (default: never)"
     )

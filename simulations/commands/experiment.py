@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from simulations.experiments.results_file import Row
 
 HELP = "run an experiment over several arms and seeds and write its results file"
-EXAMPLE = """\
-  lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
-  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms fedavg fedprox --partitions site iid
-  lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
-  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
-  lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
-  lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
-  lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
     "federation": "centralised, local only, federated",
@@ -28,8 +20,20 @@ _NAMES = {
     "transfer": "twins of a disease that a site never saw",
     "personal": "one patient's detector from that patient's twins, against controls",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
-    "audit": "what leaks at epsilon 8, 3 and 1 and without, on every surface; and the auditor's test bench",
+    "audit": "what leaks at epsilon 8, 3 and 1 and without; the auditor's test bench",
 }
+EXAMPLE = """\
+  lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
+  lavq experiment federation --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment federation preset=sample --arms fedavg fedprox --partitions site iid
+  lavq experiment twins --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
+  lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
+  lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+
+experiments:
+""" + "\n".join(f"  {name:12}{words}" for name, words in _NAMES.items())
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
 _SHARES = ("all", "editor", "prior", "codebook")
@@ -37,22 +41,46 @@ _SHARES = ("all", "editor", "prior", "codebook")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", choices=list(_NAMES), help="; ".join(f"{k}: {v}" for k, v in _NAMES.items()))
+    parser.add_argument("name", choices=list(_NAMES), metavar="NAME", help="of an experiment, listed below")
     add_settings(parser)
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default 3)")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at the same time, one core each (default 2)")
-    parser.add_argument("--work", metavar="DIR", help="keeps each training, so that a broken-off experiment goes on")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default 3)")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="trainings at the same time, one core each (default 2)"
+    )
+    parser.add_argument(
+        "--work",
+        metavar="DIR",
+        help="keeps each training, so that a broken-off experiment goes on (default runs/experiment-NAME)",
+    )
     parser.add_argument(
         "--arms",
         nargs="+",
         default=_ARMS,
+        metavar="ARM",
         help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five)",
     )
-    parser.add_argument("--partitions", nargs="+", default=["site"], help="federation: site, dirichlet-0.1, iid (site)")
-    parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
-    parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
-    parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
-    parser.add_argument("--each", type=int, default=1, help="transfer: twins made of a record (1)")
+    parser.add_argument(
+        "--partitions",
+        nargs="+",
+        default=["site"],
+        metavar="SCHEME",
+        help="federation: site, dirichlet-0.1, iid (default site)",
+    )
+    parser.add_argument(
+        "--site", default="site-2", metavar="NAME", help="transfer: what hospital loses a class (default site-2)"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", default=["MI"], metavar="CLASS", help="transfer: which, each in turn (default MI)"
+    )
+    parser.add_argument(
+        "--share",
+        nargs="+",
+        choices=_SHARES,
+        default=["all"],
+        metavar="WHAT",
+        help=f"transfer: what travels, of {', '.join(_SHARES)} (default all)",
+    )
+    parser.add_argument("--each", type=int, default=1, metavar="N", help="transfer: twins made of a record (default 1)")
 
 
 def execute(args: argparse.Namespace) -> int:

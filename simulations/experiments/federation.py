@@ -32,7 +32,7 @@ from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.launch import quoted
 from simulations.partitions import partition
-from simulations.summary import byte_counts
+from simulations.wire import byte_counts
 
 _NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")  # without twins nobody needs the separator
 _MOMENTS = ("federation.average_moments=true",)  # of a site alone: its optimiser is never started anew

@@ -23,7 +23,7 @@ from simulations.experiments.jobs import Job
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.launch import quoted
-from simulations.summary import byte_counts
+from simulations.wire import byte_counts
 
 ARMS = {
     "off": ("privacy=eps8", "privacy.epsilon=0"),

@@ -53,6 +53,7 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
         "run.command": "lavq run preset=sample",
         "run.seconds": 187.4,
         "run.rounds": ROUNDS,
+        "run.sites": len(sites) + 1,
         "run.seed": 0,
         "run.version": "0.1.0",
         "run.commit": "0123456789abcdef",
@@ -68,6 +69,7 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
         "macro_auc.worst_site": 0.7512,
         "bytes_per_round.down": 410_332,
         "bytes_per_round.up": 402_140,
+        "gallery.twins": 2 * len(sites),
         "privacy.statement": "No differential privacy: this run makes no claim.",
     }
     for index, site in enumerate(sites):
@@ -87,10 +89,16 @@ def metrics_of(sites: tuple[str, ...]) -> dict[str, float | int | str]:
         values[f"macro_auc.site.{site}.n"] = 200 + index
         values |= {f"separator.site.{site}.{name}": 0.31 for name in ("gate_abnormal", "gate_norm")}
         values |= {f"separator.site.{site}.perplexity": 17.25, f"twins.site.{site}.count": 44 + index}
+        values |= {f"bytes.site.{site}.down": 2_461_992 + index, f"bytes.site.{site}.up": 1_206_492 + index}
+        values |= {f"updates.site.{site}.used": 2, f"updates.site.{site}.asked": ROUNDS}
+        for number in range(2):
+            values |= {f"gallery.site.{site}.{number:02d}.{when}": 0.04 + 0.5 * number for when in ("before", "after")}
         for number in range(1, ROUNDS + 1):
             key = f"convergence.site.{site}.round.{number}"
             values[f"{key}.macro_auc"] = 0.6 + 0.05 * number + 0.01 * index
             values |= {f"{key}.{loss}": 0.9 / number for loss in ("detector_loss", "separator_loss", "reconstruction")}
+    for part in ("detector", "codebook"):
+        values |= {f"wire.{part}.tensors": 3, f"wire.{part}.values": 1_024, f"wire.{part}.bytes": 4_096}
     for place, name in enumerate(SUPERCLASSES):
         for suffix, auc in (("", 0.82), (".low", 0.78), (".high", 0.87)):
             values[f"auc.{name}.pooled{suffix}"] = auc + 0.01 * place

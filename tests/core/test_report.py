@@ -127,6 +127,27 @@ def test_every_number_shown_is_the_one_in_the_metrics(run: RunFolder, page: Page
         assert words == display(key, expected)
 
 
+def test_no_number_comes_from_another_file(run: RunFolder, tmp_path: Path) -> None:
+    """A run that moved other bytes, keeps other twins and has another model, but the same metrics, reads the same."""
+    other = RunFolder(Path(shutil.copytree(run.root, tmp_path / "run")))
+    log = other.events.read_text(encoding="utf-8")
+    other.events.write_text(re.sub(r'("bytes_(?:up|down)": )(\d+)', r"\g<1>7\2", log), encoding="utf-8")
+    for site in other.sites():
+        parts, about = load_artefact(site.twins)
+        changed = {"before": [0.5 for _ in about["before"]], "after": [0.5 for _ in about["after"]]}
+        save_artefact(site.twins, {"twins": {key: 2 * array for key, array in parts["twins"].items()}}, about | changed)
+    parts, about = load_artefact(other.model)
+    save_artefact(other.model, parts | {"detector": {"head.weight": torch.zeros(7, 48)}}, about)
+
+    def words(folder: RunFolder) -> str:
+        """The page without pictures, and without the hashes and shapes that it lists."""
+        text = re.sub(r"<svg.*?</svg>", "", build_report(folder).read_text(encoding="utf-8"), flags=re.DOTALL)
+        return re.sub(r"\d+ × \d+|[0-9a-f]{64}", "", text)
+
+    assert words(other) == words(run)
+    assert "<svg" in run.report.read_text(encoding="utf-8")
+
+
 def test_every_metric_is_shown(run: RunFolder, page: Page, text: str) -> None:
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     assert {key for key, _, _ in page.numbers} == set(metrics)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from lavq_core.cli.main import GROUP, _commands, _parser
+from lavq_core.cli.main import _commands, _parser
 from lavq_core.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +24,18 @@ def shown() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for line in _LINE.findall(page.read_text(encoding="utf-8")):
             yield page.relative_to(ROOT).as_posix(), line
-    for entry in entry_points(group=GROUP):
-        for line in _LINE.findall(entry.load().EXAMPLE):
-            yield f"lavq {entry.name} --help", line
+    for parser in parsers(_parser(_commands())):
+        for line in _LINE.findall(parser.epilog or ""):
+            yield f"{parser.prog} --help", line
+
+
+def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    """A command's parser and those of its actions."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for nested in action.choices.values():
+                yield from parsers(nested)
 
 
 def single(line: str) -> Iterator[list[str]]:
@@ -52,6 +61,18 @@ def test_a_command_that_is_shown_can_be_given(where: str, line: str) -> None:
         for word in words:
             if word.startswith(("simulations/", "lavq_core/", "configs/")):
                 assert (ROOT / word).exists() or (ROOT / f"{word}.hea").exists(), word
+
+
+@pytest.mark.parametrize("parser", list(parsers(_parser(_commands()))), ids=lambda parser: parser.prog)
+def test_every_help_fits_a_terminal_explains_every_argument_and_ends_in_an_example(
+    parser: ArgumentParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = parser.format_help()
+    assert [line for line in text.splitlines() if len(line) > 100] == []
+    actions = [action for action in parser._actions if not isinstance(action, _SubParsersAction)]
+    assert [action.dest for action in actions if not action.help] == []
+    assert parser.prog == "lavq" or f"  {parser.prog}" in text.partition("\nexample:\n")[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
