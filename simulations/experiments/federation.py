@@ -69,22 +69,28 @@ def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequen
     return arms
 
 
-def run_experiment(
-    overrides: Sequence[str], seeds: int, work: Path, workers: int, arms: Sequence[str]
-) -> tuple[pd.DataFrame, list[Row]]:
+def run_federation(
+    overrides: Sequence[str], seeds: int, work: Path, workers: int, methods: Sequence[str], partitions: Sequence[str]
+) -> list[Row]:
     """Train every arm with every seed; finished trainings in ``work`` are not repeated.
 
+    Args:
+        overrides, seeds, work, workers: as in every experiment.
+        methods, partitions: as ``arms_of`` takes them.
+
     Returns:
-        Predictions on the test fold: arm, seed, ecg_id, patient_id, site, probabilities and true labels; and what the
-        trainings cost, as rows ``bytes_per_round`` (of one site, both ways) and ``rounds_to_99_percent``.
+        Rows of ``score``, and what the trainings cost: ``bytes_per_round`` (of one site, both ways) and
+        ``rounds_to_99_percent``. Predictions on the test fold are kept beside the results files.
     """
     jobs = [
         Job(arm, seed, tuple(overrides), work / arm.replace("/", "-") / f"seed-{seed}")
         for seed in range(seeds)
-        for arm in arms
+        for arm in arms_of(methods, partitions, overrides)
     ]
     done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
-    return pd.concat([table for table, _ in done], ignore_index=True), _costs(jobs, [cost for _, cost in done])
+    predictions = pd.concat([table for table, _ in done], ignore_index=True)
+    keep_predictions(predictions.drop(columns="fold"), "federation", decimals=3)
+    return score(predictions) + _costs(jobs, [cost for _, cost in done])
 
 
 def _train(job: Job) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -191,11 +197,6 @@ def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
     return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
 
 
-def write_predictions(predictions: pd.DataFrame, name: str = "federation") -> None:
-    """Keep test predictions, re-scorable to the third decimal."""
-    keep_predictions(predictions.drop(columns=["fold"]), name, float_format="%.3f")
-
-
 def score(predictions: pd.DataFrame) -> list[Row]:
     """Macro AUC pooled, per hospital, their mean and the worst one, for every arm.
 
@@ -206,13 +207,13 @@ def score(predictions: pd.DataFrame) -> list[Row]:
     for arm, table in predictions.groupby("arm", sort=False):
         seeds = int(table["seed"].nunique())
         groups = {f"macro_auc.site.{name}": part for name, part in table.groupby("site")}
-        found = {metric: _mean_over_seeds(part) for metric, part in groups.items()}
+        found = {metric: mean_over_seeds(part) for metric, part in groups.items()}
         per_site = list(found.values())
         if not str(arm).startswith("leave-out/"):  # scored at one hospital only
             worst = min(per_site, key=lambda item: item[0])
             mean = float(np.mean([value for value, _, _ in per_site]))
             together = (mean, np.mean([draws for _, draws, _ in per_site], axis=0), table["ecg_id"].nunique())
-            found = {"macro_auc.pooled": _mean_over_seeds(table), **found, "macro_auc.site_macro": together}
+            found = {"macro_auc.pooled": mean_over_seeds(table), **found, "macro_auc.site_macro": together}
             found["macro_auc.worst_site"] = worst
         for metric, (value, draws, n) in found.items():
             low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -220,8 +221,11 @@ def score(predictions: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _mean_over_seeds(table: pd.DataFrame) -> tuple[float, np.ndarray, int]:
-    """Macro AUC ``(value, (b,) bootstrap draws, records)``; every seed sees the same draws of patients."""
+def mean_over_seeds(table: pd.DataFrame) -> tuple[float, np.ndarray, int]:
+    """Macro AUC ``(value, (b,) bootstrap draws, records)`` of one arm; every seed sees the same draws of patients.
+
+    So does every arm that is scored on the same records: draws can be subtracted.
+    """
     values, draws = [], []
     for _, part in table.sort_values("ecg_id").groupby("seed"):
         labels = part[[f"true_{name}" for name in SUPERCLASSES]].to_numpy(dtype=float)

@@ -19,7 +19,7 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
 from lavq_core.runs.status import run_status
 from simulations.experiments.federation import score
-from simulations.experiments.jobs import Job
+from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.launch import quoted
@@ -33,16 +33,18 @@ ARMS = {
 }
 
 
-def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> tuple[pd.DataFrame, list[Row]]:
+def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> list[Row]:
     """Train every arm with every seed; finished trainings in ``work`` are not repeated.
 
     Returns:
-        Predictions on the test fold, and rows: macro AUC pooled, per site and worst, ``epsilon`` and ``delta``, bytes.
+        Macro AUC pooled, per site and worst, ``epsilon``, bytes. Predictions on the test fold are kept beside the
+        results files.
     """
     jobs = [Job(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS]
     done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
     predictions = pd.concat(done, ignore_index=True)
-    return predictions, score(predictions) + _costs(jobs)
+    keep_predictions(predictions.drop(columns="fold"), "privacy", decimals=3)
+    return score(predictions) + _costs(jobs)
 
 
 def _train(job: Job) -> pd.DataFrame:
