@@ -20,6 +20,7 @@ from client.launcher import checked
 from client.policy import APP_HASH, SitePolicy, parts_of
 from lavq_core.errors import ConfigError, PolicyError
 from lavq_core.models.stored import load_calibration, load_shared_model
+from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
 from tests.client.policies import LAUNCHED, write_policy
@@ -253,11 +254,20 @@ def test_the_launcher_takes_policy_and_folder_from_its_environment(
 
 
 # --- what a deployed site keeps for itself ---------------------------------------------------------------------------
-def test_a_deployed_site_keeps_the_model_that_it_has_evaluated(site: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "number", "accepted_round"), [("train", 2, 1), ("evaluate", 3, 3)])
+def test_a_deployed_site_keeps_a_rounds_model_as_soon_as_it_has_it_whole(
+    site: Make, tmp_path: Path, kind: str, number: int, accepted_round: int
+) -> None:
     hospital = site()
-    answer = hospital.evaluate(1, 3)
-    assert answer.has_content(), events(tmp_path)
     accepted = SiteFolder(tmp_path / "own").accepted
+    for early in (hospital.train(1, 3), hospital.evaluate(1, 3)):
+        assert early.has_content(), events(tmp_path)
+    assert (
+        not accepted.model.exists()
+    )  # what the run began with is no round's model, and the detector alone is no model
+    answer = getattr(hospital, kind)(number, 3)
+    assert answer.has_content(), events(tmp_path)
+    assert load_artefact(accepted.model)[1]["round"] == accepted_round
     model = load_shared_model(accepted)
     assert all(torch.equal(value, hospital.shared.detector[key]) for key, value in model.detector.state_dict().items())
     calibration = load_calibration(accepted, model, None)
