@@ -58,6 +58,7 @@ class SiteSettings:
         data_dir: a folder in PTB-XL's layout.
         sidecar_port: on the loopback interface: where the SuperNode finds the gateway.
         runtime_port: on the loopback interface: where the site's SuperExec finds its SuperNode.
+        inference: ``HOST:PORT`` on which ``lavq serve`` listens.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SiteSettings:
     data_dir: str
     sidecar_port: int
     runtime_port: int
+    inference: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Folder:
         return self.root / "policy.toml"
 
     def certificate(self, name: str) -> tuple[Path, Path]:
-        """PEM files of a certificate and its key: ``gateway``, ``site``, or ``loopback``, self-signed."""
+        """PEM files of a certificate and its key: ``gateway``, ``site``, or ``loopback``, self-signed.
+
+        A site may have one more, ``inference``, by which those who ask it for detections know it.
+        """
         return self.root / "certificates" / f"{name}.crt", self.root / "secrets" / f"{name}.key"
 
 

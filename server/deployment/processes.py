@@ -1,6 +1,7 @@
 """The programs of a server and of a site: what each is started with, and when it is started again.
 
-Units, compose files and the supervisor of ``lavq deploy up`` are all made from these lists.
+Units, compose files and the supervisor of ``lavq deploy up`` are all made from these lists; a site's inference service
+has a unit and a container alone, as trying out a federation does not need it.
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ def site_programs(folder: SiteNodeFolder) -> list[Program]:
         Program(f"supernode-{settings.name}", tuple(supernode), environment, folder.work, _REFUSED, _REFUSED),
         Program(f"superexec-{settings.name}", tuple(superexec), environment, folder.work),
     ]
+
+
+def inference_program(folder: SiteNodeFolder) -> Program:
+    """The site's inference service; it needs nothing of the others but the models that they bring."""
+    command = (program("lavq"), "serve", "--site", str(folder.root), "--wait")
+    return Program(f"inference-{folder.settings().name}", command, _environment(folder.flower_home, []), folder.work)
 
 
 def _environment(home: Path, first: list[Path]) -> dict[str, str]:
