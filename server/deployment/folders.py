@@ -20,6 +20,9 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A site's name: it becomes a folder, a label of a host and the common name of a certificate."""
 
+POLICY, SITE_DIR = "LAVQ_SITE_POLICY", "LAVQ_SITE_DIR"
+"""Environment variables of a site's SuperExec: the policy file, and the folder of what the site keeps."""
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -158,11 +161,6 @@ class SiteNodeFolder(Folder):
     def node_key(self) -> Path:
         """OpenSSH private key of the node."""
         return self.root / "secrets" / "node.key"
-
-    @property
-    def programs(self) -> Path:
-        """Folder that comes first in the ``PATH`` of Flower's programs: ours in place of ``flwr-clientapp``."""
-        return self.root / "bin"
 
     def settings(self) -> SiteSettings:
         """Read ``site.toml``.

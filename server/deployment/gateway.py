@@ -14,8 +14,8 @@ Status codes are chosen for Flower's client, which tries again after 502, 503 an
 ====  ================================================================================================================
 404   not a call that a SuperNode makes (the control and runtime APIs are not, nor is registering itself)
 405   another method than the route's
-421   a certificate of ours, but not of a site on the list, or the node key is another's (401 and 403 would say something
-      else to Flower's client)
+421   a certificate of ours, but not of a site on the list, or the node key is another's (401 and 403 would say
+      something else to Flower's client)
 413   the body is too large
 502   the SuperLink does not answer
 503   too many requests

@@ -27,7 +27,7 @@ def render(template: str, **values: object) -> str:
 
 
 def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
-    """Write systemd units, compose file, guide and, at a site, the stand-in for ``flwr-clientapp``.
+    """Write systemd units, compose file and guide.
 
     Args:
         folder: of the server or of a site, where it lies now.
@@ -40,7 +40,6 @@ def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
     else:
         programs, title = [*site_programs(folder), inference_program(folder)], f"LAVQ site {folder.settings().name}"
         guide = render("guide_site.md.j2", days=f"{days:g}", **vars(settings))
-        _write_stand_in(folder)
     for program in programs:
         unit = f"lavq-{program.name}.service"
         earlier = [f"lavq-{other.name}.service" for other in programs[: programs.index(program)]]
@@ -60,22 +59,6 @@ def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
     write_atomic(folder.root / "compose.yaml", _compose(folder, title, programs))
     write_atomic(folder.root / "Dockerfile", render("Dockerfile.j2", version=version("lavq")))
     write_atomic(folder.root / "OPERATING.md", guide)
-
-
-def _write_stand_in(folder: SiteNodeFolder) -> None:
-    """Write the script by which SuperExec starts our launcher where it means ``flwr-clientapp``."""
-    path = folder.programs / "flwr-clientapp"
-    lines = [
-        "#!/bin/sh",
-        "# Runs the server's app behind this site's policy (client/launcher.py). Must come first in SuperExec's PATH.",
-        'site=$(cd "$(dirname "$0")/.." && pwd)',
-        'export LAVQ_SITE_POLICY="$site/policy.toml" LAVQ_SITE_DIR="$site/state"',
-        f'for python in "{sys.executable}" python3; do',
-        '    if command -v "$python" >/dev/null; then exec "$python" -m client.launcher "$@"; fi',
-        "done",
-    ]
-    write_atomic(path, "\n".join(lines) + "\n")
-    path.chmod(0o755)
 
 
 def _compose(folder: ServerFolder | SiteNodeFolder, title: str, programs: Sequence[Program]) -> str:

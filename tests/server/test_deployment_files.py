@@ -20,7 +20,7 @@ from client.policy import SitePolicy
 from lavq_core.errors import ConfigError
 from server.commands import deploy
 from server.deployment.certificates import Authority
-from server.deployment.folders import Deployment, SiteNodeFolder
+from server.deployment.folders import POLICY, SITE_DIR, Deployment, SiteNodeFolder
 from server.deployment.init import Plan, issue, write_deployment
 from server.deployment.processes import server_programs, site_programs
 from server.deployment.rendering import write_units
@@ -107,13 +107,13 @@ def test_the_superlink_listens_on_the_loopback_interface_alone_and_asks_for_keys
         assert program.environment["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
-def test_flowers_programs_at_a_site_find_our_launcher_first(made: Deployment) -> None:
+def test_a_sites_superexec_is_ours_and_knows_the_sites_policy(made: Deployment) -> None:
     node = made.site("st-mary")
-    for program in site_programs(node):
-        assert program.environment["PATH"].split(":")[0] == str(node.programs)
-    stand_in = node.programs / "flwr-clientapp"
-    assert stand_in.stat().st_mode & 0o111
-    assert "client.launcher" in stand_in.read_text()
+    *others, superexec = site_programs(node)
+    assert superexec.command[1:3] == ("-m", "client.superexec")
+    assert superexec.environment[POLICY] == str(node.policy)
+    assert superexec.environment[SITE_DIR] == str(node.state)
+    assert not any("superexec" in word for program in others for word in program.command[:3])
 
 
 def test_units_and_compose_files_can_be_read_by_their_programs(made: Deployment) -> None:
@@ -159,7 +159,7 @@ def test_a_site_that_was_moved_writes_its_units_for_its_new_place(made: Deployme
     moved = SiteNodeFolder(tmp_path / "site")
     shutil.copytree(made.site("st-mary").root, moved.root)
     write_units(moved, 30.0)
-    for file in [*(moved.root / "units").iterdir(), moved.programs / "flwr-clientapp"]:
+    for file in (moved.root / "units").iterdir():
         assert str(made.root) not in file.read_text()
 
 

@@ -50,13 +50,11 @@ def test_everything_that_is_wrong_is_said_at_once(door: str, site: SiteNodeFolde
     site.node_key.chmod(0o644)
     site.policy.write_text(site.policy.read_text().replace("minimum_patients = 1", "minimum_patients = 1000"))
     Authority.load(*deployment.authority).issue_client(site.certificate("site"), "st-mary", days=-2.0)
-    (site.programs / "flwr-clientapp").chmod(0o644)
     found = wrong(site)
     assert found["secrets"] == "others can read node.key: chmod 600 secrets/*"
     assert "where the policy asks for 1000" in found["data"]
     assert "expired 2.0 days ago: renew it" in found["certificates"]
     assert "does not accept this site's certificate" in found["gateway"]
-    assert "lavq deploy units" in found["launcher"]
 
 
 def test_a_site_without_data_policy_or_gateway_is_told(site: SiteNodeFolder) -> None:
