@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
-from flwr.supernode.cli import flwr_clientapp
+from flwr.common.constant import APP_DIR, FAB_HASH_TRUNCATION
+from flwr.supercore.constant import TaskType
+from flwr.supercore.utils import get_flwr_home
 from flwr.supernode.runtime import run_clientapp
 
 _PACKAGES = {"client", "configs", "lavq_core", "server", "simulations"}
@@ -25,13 +31,16 @@ def run_client_app(check: Callable[[str], None]) -> Any:
     Args:
         check: given the sha256 of the bundle's bytes; the class of what it raises is what the server is told.
     """
+    from flwr.supernode import cli  # all of the SuperNode comes with it, which SuperExec needs no more than its secret
+
     process: Any = run_clientapp
     # Read before anything is replaced: with a Flower that names them otherwise, no app is run.
     install, load, error = process.install_from_fab, process.get_load_client_app_fn, process.Error
 
-    def checked_install(content: bytes, *args: Any, **more: Any) -> Any:
-        without_text(lambda: check(hashlib.sha256(content).hexdigest()))
-        return without_text(lambda: install(content, *args, **more))
+    def checked_install(content: bytes, **_: Any) -> Path:
+        digest = hashlib.sha256(content).hexdigest()
+        without_text(lambda: check(digest))
+        return without_text(lambda: _install_whole(install, content, digest))
 
     def loader(*args: Any, **more: Any) -> Callable[..., Any]:
         find = load(*args, **more)
@@ -45,7 +54,42 @@ def run_client_app(check: Callable[[str], None]) -> Any:
 
     process.install_from_fab, process.get_load_client_app_fn = checked_install, loader
     process.Error = lambda code, reason: error(code=code, reason=_CLASS.sub(r"\1", reason))
-    return flwr_clientapp()
+    return cli.flwr_clientapp()
+
+
+def _install_whole(install: Callable[..., Path], content: bytes, digest: str) -> Path:
+    """Unpack a bundle once and as a whole: Flower takes what a killed process left half unpacked for the app."""
+    apps = Path(get_flwr_home()) / APP_DIR
+    apps.mkdir(parents=True, exist_ok=True)
+    for there in apps.glob(f"*.{digest[:FAB_HASH_TRUNCATION]}"):
+        return there
+    with TemporaryDirectory(dir=apps) as staging:
+        made = install(content, install_dir=Path(staging), skip_prompt=True)
+        return made.rename(apps / made.name)
+
+
+def run_superexec(start: Callable[[Sequence[str]], None], refuse: Callable[[str], None]) -> Any:
+    """Run ``flower-superexec`` in this process.
+
+    Args:
+        start: called with program and arguments where SuperExec would start a ClientApp's process.
+        refuse: called with the kind of every other task, which the server is told has failed.
+    """
+    from flwr.supercore.cli import flower_superexec
+    from flwr.supercore.superexec.executor import LaunchResult, subprocess_executor
+
+    module: Any = subprocess_executor
+    launch = module.SubprocessExecutor.launch
+
+    def client_apps_alone(executor: Any, spec: Any) -> Any:
+        if spec.task_type is not TaskType.CLIENT_APP:
+            refuse(str(spec.task_type))
+            return LaunchResult.failed("PolicyError")
+        return launch(executor, spec)
+
+    module.SubprocessExecutor.launch = client_apps_alone
+    module.subprocess = SimpleNamespace(Popen=lambda command, **_: start(command), DEVNULL=subprocess.DEVNULL)
+    return flower_superexec()
 
 
 def without_text(call: Callable[[], Any]) -> Any:

@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -186,14 +187,10 @@ def outward(federation: Deployment) -> list[psutil.Process]:
 
 
 def client_app(federation: Deployment, site: str) -> psutil.Process | None:
-    """The process in which a site's app runs now."""
-    state, folder = load_state(federation), str(federation.site(site).policy)
-    for process in state.processes() if state else []:
-        try:
-            if process.environ().get("LAVQ_SITE_POLICY") == folder:
-                return process
-        except psutil.Error:
-            continue
+    """The process in which a site's app runs now: a child of the warm process below the site's SuperExec."""
+    with suppress(psutil.Error):
+        (warm,) = psutil.Process(pid_of(federation, f"superexec-{site}")).children()
+        return next(iter(warm.children()), None)
     return None
 
 
