@@ -81,7 +81,8 @@ def execute(args: argparse.Namespace) -> int:
     host, tls = address.rpartition(":")[0], "with TLS" if certificate else "WITHOUT TLS"
     console.print(f"listening on {host}:{server.port} {tls}: round {served.round}, model {served.digest[:12]}")
     console.print("research use, not a medical device; nothing of a request is kept")
-    ending.wait()
+    while not ending.wait(1.0):  # a signal that another thread receives does not wake this one
+        pass
     server.close()
     return 0
 

@@ -154,7 +154,7 @@ def take_steps(
                 group["lr"] = learning_rate(config, progress)
             x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
             x = augment(x, config, sampling_rate, on_device)
-            with mixed_precision(device):
+            with mixed_precision(device, wide=True):
                 logits = model(x)
             loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device), positive)
             losses.append(loss.detach())

@@ -106,9 +106,10 @@ def test_the_command_serves_until_it_is_told_to_end(run: RunFolder) -> None:
             assert "WITHOUT TLS" in said
             with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
                 assert len(detect(InferenceStub(opened), ecg()).detections) == 1
-        finally:
             process.terminate()
-        assert process.wait(30) == 0
+            assert process.wait(60) == 0
+        finally:
+            process.kill()  # if it is still there; or leaving the block would wait for ever
 
 
 def test_a_sites_service_begins_when_its_first_model_is_there_and_listens_where_the_site_says(
