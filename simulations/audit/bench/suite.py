@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulations.audit.bench import planted_codebook, planted_detector, planted_privacy, planted_twins
+from simulations.audit.bench import (
+    planted_codebook,
+    planted_detector,
+    planted_privacy,
+    planted_separator,
+    planted_twins,
+)
 from simulations.audit.bench.case import Case, Outcome
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
@@ -16,6 +22,7 @@ CASES: tuple[Case, ...] = (
     *planted_privacy.CASES,
     *planted_codebook.CASES,
     *planted_twins.CASES,
+    *planted_separator.CASES,
 )
 
 

@@ -28,6 +28,7 @@ class Head:
     momentum: float
     averaging: float  # memory of the running mean, share of a round's steps
     steps: int
+    rate: float  # chance that a patient takes part in a step
 
     @classmethod
     def of(cls, config: Config) -> Head:
@@ -35,7 +36,8 @@ class Head:
         training = config.detector_training
         positive = torch.tensor(training.positive_weights or [1.0], dtype=torch.float64)
         clip = config.privacy.clipping_norm
-        return cls(clip, positive, training.lr, training.momentum, training.averaging, training.steps)
+        rate = training.epochs / training.steps
+        return cls(clip, positive, training.lr, training.momentum, training.averaging, training.steps, rate)
 
     def running_mean(self, weights: Tensor) -> Tensor:
         """Average the weights ``(steps, ...)`` after each step as the round does before anything leaves."""
@@ -91,5 +93,8 @@ def clipped_errors(seen: Tensor, y: Tensor, weights: Tensor, head: Head) -> Tens
 
 
 def gradient_sums(seen: Tensor, y: Tensor, share: Tensor, weights: Tensor, head: Head) -> Tensor:
-    """Sum of the patients' clipped gradients at each of T weights: ``(T, 5, SIZE + 1)``."""
-    return torch.einsum("tnc,nd->tcd", clipped_errors(seen, y, weights, head) * share[:, None], seen)
+    """Sum of the patients' clipped gradients at each of T weights: ``(T, 5, SIZE + 1)``.
+
+    ``share`` is what each record counts, ``(n,)`` or, where that differs from step to step, ``(T, n)``.
+    """
+    return torch.einsum("tnc,nd->tcd", clipped_errors(seen, y, weights, head) * share[..., None], seen)

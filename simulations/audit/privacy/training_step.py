@@ -36,6 +36,7 @@ from simulations.audit.privacy.noise_check import (
     sum_tests,
 )
 from simulations.audit.privacy.one_run import Attack
+from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tests
 from simulations.audit.privacy.step_audit import StepAudit
 from simulations.audit.privacy.watched_training import Scales, Sums, WatchedTraining, watch_training
 
@@ -63,20 +64,18 @@ def audit_training_step(
         canaries: how many, half of which take part.
         with_many: how many of them have ten records each.
 
-    Raises:
-        ConfigError: training is not private, or samples patients.
     """
     head, scales = Head.of(config), Scales.of(config)
     items = _some(items)
     made = Canaries.draw(canaries, with_many, seed)
-    training = watch_training(config, together(items, made.records_of(made.included)))
+    everybody = together(items, made.records_of(made.included))
+    training, replay = watch_training(config, everybody), watch_training(config, everybody)
     known, adds = training.clean(items, head), made.signals(training.weights, training.centre, head)
-    replay = watch_training(config, items)
-    other = replay.released.minus(replay.clean(items, head)).over(scales)
+    other = replay.released.minus(replay.clean(everybody, head)).over(scales)
     left = training.released.minus(known).over(scales)
     scores = {
-        "canaries": canary_scores(made, adds, left, scales),
-        "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales),
+        "canaries": canary_scores(made, adds, left, scales, head.rate),
+        "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales, head.rate),
     }
     kinds = {f"{n} record{'s' * (n > 1)}": made.records == n for n in np.unique(made.records).tolist()}
     attacks = [
@@ -84,16 +83,19 @@ def audit_training_step(
         for name, score in scores.items()
         for kind, rows in kinds.items()
     ]
+    numbers = items.patients + np.cumsum(made.included) - 1  # of the canaries that are in, after all real patients
     groups = {"real patients": known} | {
-        f"patients of {kind}": training.clean(made.alone(made.included & rows), head) for kind, rows in kinds.items()
+        f"patients of {kind}": training.clean(made.alone(made.included & rows), head, numbers[made.included & rows])
+        for kind, rows in kinds.items()
     }
     findings, noise = check_noise(left, other, {name: sums.over(scales) for name, sums in groups.items()})
+    findings += sampling_tests(training.took_part.numpy(), head.rate, replay.took_part.numpy())
     further = [*training.unexplained, *cost_reasons(config, training)]
     return StepAudit.of(config.privacy, canaries, attacks, findings, noise, further, confidence)
 
 
-def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) -> np.ndarray:
-    """Log likelihood ratio that each canary took part: ``(m,)``.
+def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales, rate: float) -> np.ndarray:
+    """Log likelihood ratio that each canary was trained on: ``(m,)``.
 
     How much a release is worth depends on its real noise, which the adversary reads off the axes without a canary: of
     20 steps one without noise decides alone.
@@ -103,6 +105,7 @@ def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) 
         adds: ``(T, m, 5)``, what each adds to its column of every step's sum.
         left: released sums without everybody known, in units of the promised noise.
         scales: that noise.
+        rate: chance of a patient to take part in a step.
     """
     axis = torch.from_numpy(canaries.axis)
     free = torch.from_numpy(np.setdiff1d(np.arange(SIZE), canaries.axis))
@@ -111,9 +114,8 @@ def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) 
     adds = adds / scales.steps
     found = left.steps[:, :, axis].transpose(1, 2)  # (T, m, 5)
     to_centre = NORM / scales.centre
-    agreement = (adds * found / steps).sum(dim=(0, 2)) + to_centre * left.centre[axis] / centre  # (m,)
-    energy = (adds.square() / steps).sum(dim=(0, 2)) + to_centre**2 / centre
-    return np.asarray(agreement - energy / 2)
+    ratios = ((adds * found - adds.square() / 2) / steps).sum(dim=2)  # (T, m)
+    return sampled_ratio(ratios.numpy(), rate) + ((to_centre * left.centre[axis] - to_centre**2 / 2) / centre).numpy()
 
 
 def check_noise(left: Sums, other: Sums, groups: dict[str, Sums]) -> tuple[list[Finding], NoiseScale]:
