@@ -26,6 +26,6 @@ def calibrate(run: RunFolder, config: Config) -> None:
         chosen[list(SUPERCLASSES)].to_numpy(dtype=float),
         config.calibration.sensitivity,
         config.data.validation_fold,
-        f"all sites of the simulation ({table['site'].nunique()})",
+        f"the {table['site'].nunique()} hospitals of the simulation",
         detector_digest(load_shared_model(run).detector.state_dict()),
     ).save(run.calibration)

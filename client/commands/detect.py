@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
         write_atomic(rejected, pd.DataFrame(left_out, columns=["record", "reason"]).to_csv(index=False))
         console.print(f"{len(left_out)} records left out, all named in {rejected}")
     console.print(basis_of(calibration))
-    console.print(f"{len(frame)} ECGs scored, written to {out}")
+    console.print(f"{len(frame)} ECG{'' if len(frame) == 1 else 's'} scored, written to {out}")
     if not args.database:
         for row in frame.to_dict("records"):
             marks = [f"{name} {row[name]:.2f}{'*' * (row.get(_reached(name)) == 1)}" for name in model.classes]

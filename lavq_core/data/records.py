@@ -227,5 +227,5 @@ def digitise(ecg: Ecg) -> np.ndarray:
     digital = np.round(ecg.signal.astype(np.float64) * _GAIN)
     limits = np.iinfo(np.int16)
     if np.nanmax(np.abs(digital), initial=0.0) > limits.max:
-        raise DataError(f"record {ecg.name} exceeds 32 mV: it is no ECG in mV")
+        raise DataError(f"record {ecg.name} exceeds 32 mV, as microvolts given as millivolts do: give its right unit")
     return np.where(np.isnan(digital), limits.min, digital).astype(np.int16)

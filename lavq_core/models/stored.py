@@ -107,7 +107,7 @@ def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:
     Args:
         run: the run folder.
         site: the hospital's name; empty: the only one, or the first by name of several. Where every network is
-            shared, no hospital needs to be here.
+            shared, all hospitals have the same, and none needs to be here.
 
     Returns:
         The networks in eval mode, and whose they are in words.
@@ -120,12 +120,16 @@ def load_networks(run: RunFolder, site: str) -> tuple[Networks, str]:
     by_name = {f.root.name: f for f in run.sites() if rounds_in(f.private_model)}
     if site and site not in by_name:
         raise RunError(f"unknown site {site!r}: choose one of {', '.join(by_name) or 'none, as no site is here'}")
-    if not by_name and shared.keys() != make_networks(config, 0).state_dict().keys():
+    networks = make_networks(config, config.run.seed)
+    if shared.keys() == networks.state_dict().keys():
+        networks.take_over(shared)
+        return networks.eval(), "the federation"
+    if not by_name:
         raise RunError(f"no hospital in {run.root} has trained an editor: twins are made where one was trained")
-    name = site or next(iter(by_name), "")
-    networks = load_private(config, run.site(name).private_model) if name else make_networks(config, config.run.seed)
+    name = site or next(iter(by_name))
+    networks = load_private(config, run.site(name).private_model)
     networks.take_over(shared)
-    return networks, name or "the federation"
+    return networks, name
 
 
 def shared_detector(config: Config, state: StateDict) -> Detector:

@@ -21,8 +21,11 @@ INK = "#111111"
 SERIES = ("#2e7dc0", "#cf5a18", "#16896a", "#a85a9e", "#98781a", "#7a7f87")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (1.5, 1)))
-_WIDTH, _HEIGHT = 115.0, 74.0  # mm
+_WIDTH, _HEIGHT, _LEFT = 115.0, 74.0, 20.0  # mm: of a panel, and of its left margin
 _TEXT = 3.5  # mm
+_LETTER, _LINE = 1.75, 5.0  # mm, of a letter and of a line of names at that size
+_KEY_WIDTH = 14.0  # mm, of a name's line and the room around it
+_LONGEST = 34  # letters of a name
 
 Curve = Sequence[tuple[float, float]]
 
@@ -151,7 +154,9 @@ def draw_bytes(down: Mapping[str, float], up: Mapping[str, float]) -> Figure:
         up: ``{site: bytes}`` from the site to the server.
     """
     sites = list(down)
-    figure, axes = _panel("bytes that each site received and sent", "megabytes", "", 22.0 + 11.0 * len(sites))
+    names = [_plain(site) for site in sites]
+    left = max(_LEFT, 3.0 + _LETTER * max(map(len, names), default=0))
+    figure, axes = _panel("bytes that each site received and sent", "megabytes", "", 22.0 + 11.0 * len(sites), left)
     places = np.arange(len(sites), dtype=float)
     bars: tuple[tuple[str, Mapping[str, float], float, str], ...] = (
         ("received", down, -0.19, SERIES[0]),
@@ -159,7 +164,7 @@ def draw_bytes(down: Mapping[str, float], up: Mapping[str, float]) -> Figure:
     )
     for label, values, shift, colour in bars:
         axes.barh(places + shift, [values[site] / 1e6 for site in sites], height=0.34, color=colour, label=label)
-    axes.set_yticks(places, [_plain(site) for site in sites])
+    axes.set_yticks(places, names)
     axes.set_ylim(len(sites) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
     _legend(figure, axes)
@@ -171,12 +176,12 @@ def themed_markup(figure: Figure) -> str:
     return svg_markup(figure).replace(INK, "currentColor")
 
 
-def _panel(title: str, x_label: str, y_label: str, height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """Make an empty panel whose margins, in mm, are the same in every picture."""
+def _panel(title: str, x_label: str, y_label: str, height: float = _HEIGHT, left: float = _LEFT) -> tuple[Figure, Axes]:
+    """Make an empty panel; height and left margin in mm, the other margins are the same in every picture."""
     figure = Figure(figsize=(_WIDTH / MM_PER_INCH, height / MM_PER_INCH))
     figure.set_label(title)
     figure.patch.set_visible(False)
-    left, bottom, right, top = 20.0, 12.0, 7.0, 9.0
+    bottom, right, top = 12.0, 7.0, 9.0
     axes = figure.add_axes(
         (left / _WIDTH, bottom / height, (_WIDTH - left - right) / _WIDTH, (height - bottom - top) / height)
     )
@@ -195,18 +200,24 @@ def _panel(title: str, x_label: str, y_label: str, height: float = _HEIGHT) -> t
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """One line of names above the panel; more than fit there go in further columns of smaller type."""
+    """Names above the panel, in as many lines as they need; the figure grows by what is more than one."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    rows = 1 if sum(len(label) + 7 for label in labels) < 70 else 2
+    widths = [_KEY_WIDTH + _LETTER * len(label) for label in labels]
+    columns = len(labels) if sum(widths) <= _WIDTH else max(1, int(_WIDTH // max(widths)))
+    lines = -(-len(labels) // columns)
+    low, high = figure.get_figheight(), figure.get_figheight() + (lines - 1) * _LINE / MM_PER_INCH
+    left, bottom, width, height = axes.get_position().bounds
+    figure.set_figheight(high)
+    axes.set_position((left, bottom * low / high, width, height * low / high))
     figure.legend(
         handles,
         labels,
         loc="upper left",
         bbox_to_anchor=(0.02, 1.0),
-        ncols=-(-len(labels) // rows),
-        fontsize=(_TEXT if rows == 1 else 0.8 * _TEXT) * POINTS_PER_MM,
+        ncols=columns,
+        fontsize=_TEXT * POINTS_PER_MM,
         labelcolor=INK,
         frameon=False,
         handlelength=2.2,
@@ -218,6 +229,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _plain(name: str) -> str:
     """Keep a name from being read as a formula, and short enough for a legend."""
-    short = name if len(name) <= 24 else f"{name[:23]}…"
+    short = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
     # matplotlib hides legend entries that begin with an underscore and reads dollar signs as mathematics.
     return (" " + short if short.startswith("_") else short).replace("$", r"\$")

@@ -10,7 +10,7 @@ from lavq_core.settings import Config
 
 OFF = (
     "Trained without differential privacy: no bound on what the shared detector, codebook and networks reveal about a "
-    "patient is claimed. The membership-inference audit measures what one attack on the detector finds."
+    "patient is claimed. The membership-inference audit says what attacks find."
 )
 _NOT_COVERED = (
     "a patient who is known to two hospitals (each protects its own), other releases of the same patients outside this "

@@ -22,7 +22,7 @@ _SITE_KEYS = (
     re.compile(r"macro_auc\.site\.(.+?)(?:\.(?:low|high|n))?"),
 )
 _SUBGROUP_KEY = re.compile(r"macro_auc\.(sex|age|device)\.(.+?)(?:\.(?:low|high|n))?")
-_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold|reliability|gallery")
+_SCORE = re.compile(r"auc|auprc|ece|brier|sensitivity|specificity|temperature|threshold|reliability|gallery\.site")
 _SHARE = re.compile(r"(^|[._])(tpr|fpr|gate)_\w+")
 
 
@@ -66,6 +66,11 @@ class Metrics:
         """Return the hospitals' names, numbers inside them in numerical order."""
         names = {match[1] for key in self.values for pattern in _SITE_KEYS if (match := pattern.fullmatch(key))}
         return sorted(names, key=natural)
+
+    def worst(self) -> list[str]:
+        """Return the hospital of the lowest macro AUC, or several of the same."""
+        lowest = self.get("macro_auc.worst_site")
+        return [site for site in self.sites() if lowest is not None and self.get(f"macro_auc.site.{site}") == lowest]
 
     def subgroups(self) -> list[tuple[str, str]]:
         """Return ``(kind, name)`` of the subgroups that have a macro AUC: by sex, by age, by device."""

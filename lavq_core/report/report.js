@@ -1,3 +1,8 @@
+// A table that is wider than the screen is scrolled with the arrow keys too.
+for (const box of document.querySelectorAll(".scroll")) {
+  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+}
+
 // The gallery's filter. Without this script every twin is shown.
 (() => {
   const form = document.querySelector("form.filter");

@@ -192,6 +192,15 @@ def test_convert_drops_the_patient_and_keeps_rate_and_length(tmp_path: Path, cal
     assert "end it with .hea or .dcm" in call("convert", given, "--out", tmp_path / "b.edf", fails=True)
 
 
+def test_convert_tells_what_is_wrong_with_a_recording(tmp_path: Path, call: Callable[..., str]) -> None:
+    flat = csv(tmp_path / "x.csv", np.where(np.arange(12)[:, None] == 8, 0.01, signal()))
+    said = call("convert", flat, *TOLD, "--out", tmp_path / "x.dcm")
+    assert "note: as it was recorded: flat lead V3; detections and twins are refused" in said
+    assert "as it was recorded" not in call(
+        "convert", csv(tmp_path / "y.csv", signal()), *TOLD, "--out", tmp_path / "y.hea"
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "match"),
     [

@@ -22,10 +22,11 @@ SMALL = ["detector.width=8", "detector.blocks=1", "separator.width=16", "separat
 def test_an_unknown_site_is_refused_with_those_there_are(
     ask: Callable[..., str], tmp_path: Path, finished_run: Callable[..., Path]
 ) -> None:
-    two = finished_run(tmp_path / "run", sites=("rest", "site-0"))
+    two = finished_run(tmp_path / "run", "federation.share=[]", sites=("rest", "site-0"))
     assert "unknown site 'site-9': choose one of rest, site-0" in ask("IMI", "--site", "site-9", run=two, fails=True)
     assert "networks of site-0" in ask("IMI", "--site", "site-0", run=two)
     assert "networks of rest" in ask("IMI", run=two)
+    assert "networks of the federation" in ask("IMI", run=finished_run(tmp_path / "all", sites=("rest", "site-0")))
 
 
 def test_what_was_shared_comes_from_the_final_model_and_the_rest_from_the_site(
