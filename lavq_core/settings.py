@@ -145,6 +145,7 @@ class DetectorTrainingConfig:
     amplitude: float = 0.2  # relative spread of a record's gain
     shift: float = 0.5  # s, largest circular time shift
     warp: float = 0.0  # s, largest displacement of a slow time warp
+    tada: float = 0.0  # s, farthest that an adversarial warp (``lavq_core.training.tada``) moves a sample; 0: off
     wander: float = 0.1  # mV, baseline wander added
     lead_dropout: float = 0.1  # chance that a lead is blanked
 
