@@ -26,15 +26,17 @@ def texts_of(folder: Path) -> set[bytes]:
 
 
 def named(data: bytes, folder: Path) -> set[bytes]:
-    """Words and numbers of a hospital's table that stand in the data.
+    """Words and numbers of a hospital's table that stand in the data, numbers with what stands around them.
 
     Ids of patients and records are looked for as numbers of five digits or more that stand alone; shorter ones stand
     in any text.
     """
     table = pd.read_csv(folder / TABLE, low_memory=False)
     numbers = {str(int(value)).encode() for column in ("patient_id", "ecg_id") for value in table[column]}
-    alone = re.findall(rb"(?<![\w.+/=-])(\d{5,6})(?:\.0)?(?![\w.+/=-])", re.sub(_FREE, b"", data))
-    return {text for text in texts_of(folder) if text in data} | (numbers & set(alone))
+    read = re.sub(_FREE, b"", data)
+    alone = re.finditer(rb"(?<![\w.+/=-])(\d{5,6})(?:\.0)?(?![\w.+/=-])", read)
+    around = {read[max(0, one.start() - 40) : one.end() + 40] for one in alone if one[1] in numbers}
+    return {text for text in texts_of(folder) if text in data} | around
 
 
 def stretches(data: bytes, folder: Path, cache: Path) -> int:
