@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.flower_adapter import run_client_app
+from client.flower_adapter import Task, run_client_app
 from client.policy import APP_HASH, SitePolicy
 from lavq_core.errors import LavqError, PolicyError
 from lavq_core.runs.events import EventLog
@@ -43,8 +43,8 @@ def checked(policy: SitePolicy, folder: SiteFolder) -> Callable[[str], None]:
     return check
 
 
-def main() -> Any:
-    """Run Flower's ClientApp process; its arguments are Flower's."""
+def launch(task: Task) -> Any:
+    """Be Flower's ClientApp process, if the site's policy permits; returns the process's exit code."""
     try:
         policy, folder = SitePolicy.load(os.environ[POLICY]), SiteFolder(Path(os.environ[SITE_DIR]))
     except KeyError as error:
@@ -53,4 +53,4 @@ def main() -> Any:
     except LavqError as error:
         sys.stderr.write(f"no app is run: {error}\n")
         return 2
-    return run_client_app(checked(policy, folder))
+    return run_client_app(task, checked(policy, folder))

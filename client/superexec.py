@@ -2,11 +2,11 @@
 
 Flower's SuperExec starts a program for every message that its SuperNode has, by the kind of its task. At a site:
 
-- ``flwr-clientapp`` is ``client.launcher``, which hashes the bundle before anything of it is unpacked.
+- A ClientApp's is ``client.launcher``, which hashes the bundle before anything of it is unpacked.
 - It is not started afresh. Before SuperExec has read its secret, a process is forked off that imports what our app
   imports, torch and the rest, which takes seconds; for every message it forks again, and the child runs the launcher.
   So every message has a process of its own, as ever, which has neither the secret nor a trace of the message before.
-- A task of any other kind (``flwr-agentapp``, for one, is also code from the server) is refused, and the site's event
+- Any other kind of task (an AgentApp, for one, is also code from the server) is refused, and the site's event
   log has a line of it: nothing but the launcher stands between a server's code and the data.
 """
 
@@ -19,18 +19,19 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from client.flower_adapter import run_superexec
-from client.launcher import main as launcher
+from client.flower_adapter import Task, run_superexec
+from client.launcher import launch
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import SiteFolder
 from server.deployment.folders import SITE_DIR
 
-# Only for what they import: a child forgets our packages, and has those of the bundle.
-_IMPORTED = ("client.app", "flwr.supernode.cli")
+# Ours only for what it imports: a child forgets our packages, and has those of the bundle.
+_IMPORTED = ("client.app", "sklearn.decomposition", "sklearn.feature_extraction.text")
 
 
 class Starter:
@@ -39,23 +40,23 @@ class Starter:
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
 
-    def start(self, command: Sequence[str]) -> None:
-        """Let a child run the launcher with these arguments.
+    def start(self, task: Task) -> None:
+        """Let a child do a task.
 
         Raises:
             OSError: the warm process is gone.
         """
-        self._requests.sendall(json.dumps(list(command)).encode() + b"\n")
+        self._requests.sendall(json.dumps(task).encode() + b"\n")
 
 
-def warm(modules: Sequence[str], run: Callable[[], Any]) -> Starter:
-    """Fork off a process that imports modules and then forks for every command that it is given.
+def warm(modules: Sequence[str], run: Callable[[Task], Any]) -> Starter:
+    """Fork off a process that imports modules and then forks for every task that it is given.
 
     It ends with the process that has the ``Starter``.
 
     Args:
         modules: imported once.
-        run: called in every child, with the command in ``sys.argv``; what it returns is the child's exit code.
+        run: called in every child, with its task; what it returns is the child's exit code.
     """
     ours, theirs = socket.socketpair()
     if os.fork():
@@ -66,7 +67,7 @@ def warm(modules: Sequence[str], run: Callable[[], Any]) -> Starter:
     raise AssertionError("not reached")
 
 
-def _fork_for_each(requests: socket.socket, modules: Sequence[str], run: Callable[[], Any]) -> None:
+def _fork_for_each(requests: socket.socket, modules: Sequence[str], run: Callable[[Task], Any]) -> None:
     for module in modules:
         import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
@@ -75,9 +76,8 @@ def _fork_for_each(requests: socket.socket, modules: Sequence[str], run: Callabl
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 requests.close()
-                sys.argv = json.loads(line)
                 _fresh_randomness()
-                _ended_by(run)
+                _ended_by(partial(run, json.loads(line)))
 
 
 def _fresh_randomness() -> None:
@@ -109,7 +109,7 @@ def refuse(kind: str) -> None:
 
 def main() -> Any:
     """Run Flower's SuperExec; its arguments are Flower's."""
-    return run_superexec(warm(_IMPORTED, launcher).start, refuse)
+    return run_superexec(warm(_IMPORTED, launch).start, refuse)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ CONNECTION = "deployment"
 """Name of the SuperLink in the server's ``FLWR_HOME/config.toml``."""
 
 _REFUSED = 10.0  # s between two starts of a SuperNode
-_LOOK = 0.2  # s between two questions of a SuperExec for tasks; Flower's own second is added to every message
+_LOOK = 0.5  # s between two questions of a SuperExec for tasks; Flower's own second is added to every message
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def follow(
             told = time.monotonic()
         seen = len(events)
         over = seen > before and events[-1]["event"] in ("run-finished", "run-failed")
-        if over or time.monotonic() - asked > _ASK_FLOWER:
+        if over or time.monotonic() - max(asked, told) > _ASK_FLOWER:
             row, asked = run_row(server, run_id), time.monotonic()
             if row["status"] != "unknown":
                 heard = asked

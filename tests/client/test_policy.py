@@ -200,7 +200,7 @@ def flower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
         return find
 
-    def process() -> int:
+    def process(insecure: bool) -> int:
         try:
             adapter.run_clientapp.install_from_fab(b"bundle", skip_prompt=True)
             adapter.run_clientapp.get_load_client_app_fn()("id", "1", "hash")(message="record", context="")
@@ -210,7 +210,7 @@ def flower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     for name, value in (("install_from_fab", install), ("get_load_client_app_fn", load), ("Error", Error)):
         monkeypatch.setattr(adapter.run_clientapp, name, value)
-    monkeypatch.setattr("flwr.supernode.cli.flwr_clientapp", process)
+    monkeypatch.setattr(adapter.run_clientapp, "run_clientapp", process)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     monkeypatch.setattr(adapter, "_PACKAGES", {"an_app"})  # this process goes on to use ours
     monkeypatch.setitem(sys.modules, "an_app.client", adapter)
@@ -224,13 +224,13 @@ def test_a_bundle_is_checked_before_it_is_unpacked(flower: list[str]) -> None:
         seen.append(digest)
         raise PolicyError("this site's policy does not list the app of Jane Doe")
 
-    adapter.run_client_app(refuse)
+    adapter.run_client_app({}, refuse)
     assert flower == ["PolicyError"]
     assert seen == [hashlib.sha256(b"bundle").hexdigest()]
 
 
 def test_an_app_that_is_listed_runs_and_what_it_raises_is_told_by_class(flower: list[str]) -> None:
-    adapter.run_client_app(lambda digest: None)
+    adapter.run_client_app({}, lambda digest: None)
     assert flower == ["installed", "imported", "LookupError"]
     assert "an_app.client" not in sys.modules  # the bundle's own is imported, not what was there under its name
 
@@ -246,13 +246,13 @@ def test_a_bundle_is_unpacked_once_and_as_a_whole(
 
     monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", killed)
     with pytest.raises(KeyboardInterrupt):
-        adapter.run_client_app(lambda digest: None)
+        adapter.run_client_app({}, lambda digest: None)
     assert not list((tmp_path / "flwr" / "apps").glob("an.app.*"))
     monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", whole)
     flower.clear()
-    adapter.run_client_app(lambda digest: None)
+    adapter.run_client_app({}, lambda digest: None)
     monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", whole)
-    adapter.run_client_app(lambda digest: None)
+    adapter.run_client_app({}, lambda digest: None)
     assert flower == ["installed", *2 * ["imported", "LookupError"]]
 
 
@@ -260,10 +260,10 @@ def test_no_app_runs_without_a_policy(
     flower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(launcher.POLICY, raising=False)
-    assert launcher.main() == 2
+    assert launcher.launch({}) == 2
     monkeypatch.setenv(launcher.POLICY, str(tmp_path / "none"))
     monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path))
-    assert launcher.main() == 2
+    assert launcher.launch({}) == 2
     assert "LAVQ_SITE_POLICY is not set" in capsys.readouterr().err
     assert flower == []
 
@@ -273,7 +273,7 @@ def test_the_launcher_takes_policy_and_folder_from_its_environment(
 ) -> None:
     monkeypatch.setenv(launcher.POLICY, str(write_policy(tmp_path / "p")))
     monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path / "own"))
-    assert launcher.main() == 0
+    assert launcher.launch({}) == 0
     assert flower == ["PolicyError"]
     assert hashlib.sha256(b"bundle").hexdigest() in events(tmp_path)[0]["reason"]
 

@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
+from flwr.supercore.superexec.executor import ExecutionSpec
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
 from client import flower_adapter, superexec
+from client.flower_adapter import Task
 from client.superexec import Starter, warm
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
@@ -34,9 +35,9 @@ def appeared(path: Path, seconds: float = 20.0) -> Any:
 
 @pytest.fixture
 def starter(tmp_path: Path) -> Starter:
-    def run() -> int:
-        name = sys.argv[1]
-        about = {"pid": os.getpid(), "parent": os.getppid(), "argv": sys.argv, "wave": "wave" in sys.modules}
+    def run(task: Task) -> int:
+        name = task["name"]
+        about = {"pid": os.getpid(), "parent": os.getppid(), "task": task, "wave": "wave" in sys.modules}
         about["numbers"] = np.random.random(3).tolist()
         (tmp_path / "part").write_text(json.dumps(about))
         (tmp_path / "part").rename(tmp_path / name)
@@ -50,19 +51,19 @@ def starter(tmp_path: Path) -> Starter:
 
 def test_every_command_has_a_process_of_its_own_that_was_warm(starter: Starter, tmp_path: Path) -> None:
     for name in ("failing", "second", "third"):
-        starter.start(["flwr-clientapp", name, "--token", "x"])
+        starter.start({"name": name, "token": "x"})
         appeared(tmp_path / name)
     first, second, third = (appeared(tmp_path / name) for name in ("failing", "second", "third"))
     assert len({os.getpid(), first["pid"], second["pid"], third["pid"], first["parent"]}) == 5
     assert first["parent"] == second["parent"] == third["parent"]
     assert first["wave"]
     assert "wave" not in sys.modules
-    assert second["argv"] == ["flwr-clientapp", "second", "--token", "x"]
+    assert second["task"] == {"name": "second", "token": "x"}
     assert second["numbers"] != third["numbers"]
 
 
 def test_the_warm_process_ends_with_superexec_and_leaves_no_dead_ones(starter: Starter, tmp_path: Path) -> None:
-    starter.start(["flwr-clientapp", "one"])
+    starter.start({"name": "one"})
     one = appeared(tmp_path / "one")
     deadline = time.monotonic() + 20.0
     while psutil.pid_exists(one["pid"]):  # until it is reaped
@@ -75,24 +76,20 @@ def test_the_warm_process_ends_with_superexec_and_leaves_no_dead_ones(starter: S
 def test_superexec_starts_client_apps_and_refuses_all_else_that_a_server_may_ask_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[list[str]] = []
+    started: list[Task] = []
     results: dict[TaskType, str] = {}
 
     def flower_superexec() -> None:
         for number, kind in enumerate(TaskType, start=1):
             spec = ExecutionSpec(kind, "127.0.0.1:1", "token", True, None, False, 7, False, number)
-            results[kind] = str(subprocess_executor.SubprocessExecutor().launch(spec).status)
+            results[kind] = str(SubprocessExecutor().launch(spec).status)
 
     monkeypatch.setattr("flwr.supercore.cli.flower_superexec", flower_superexec)
-    monkeypatch.setattr(subprocess_executor, "subprocess", SimpleNamespace())
-    executor = subprocess_executor.SubprocessExecutor
-    monkeypatch.setattr(executor, "launch", executor.launch)
+    monkeypatch.setattr(SubprocessExecutor, "launch", SubprocessExecutor.launch)
     monkeypatch.setenv(SITE_DIR, str(tmp_path))
-    flower_adapter.run_superexec(started.append, superexec.refuse)  # type: ignore[arg-type]
+    flower_adapter.run_superexec(started.append, superexec.refuse)
     assert {kind for kind, result in results.items() if result == "accepted"} == {TaskType.CLIENT_APP}
-    (command,) = started
-    assert command[:2] == ["flwr-clientapp", "--runtime-api-address"]
-    assert "token" in command
+    assert started == [{"runtime_api_address": "127.0.0.1:1", "token": "token", "parent_pid": 7}]
     refused = read_events(SiteFolder(tmp_path).events)
     assert len(refused) == len(TaskType) - 1
     assert any("asked for flwr-agentapp" in event["reason"] for event in refused)
