@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=_ARMS,
         metavar="ARM",
-        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five)",
+        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five); ARM/SCHEME takes one partition alone",
     )
     parser.add_argument(
         "--partitions",

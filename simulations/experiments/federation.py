@@ -53,19 +53,26 @@ PARTITIONS = {"site": "site", "dirichlet-0.1": "dirichlet:0.1", "iid": "iid"}
 def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """List the arms of some methods; ``centralised`` knows no partition, ``leave-out`` has an arm for each hospital.
 
+    Args:
+        methods: in each of ``partitions``, or ``METHOD/PARTITION`` in that one alone.
+        partitions: by name.
+        overrides: the experiment's, which say how many hospitals there are.
+
     Raises:
         ConfigError: a method or a partition that does not exist.
     """
-    for asked, known in ((methods, METHODS), (partitions, PARTITIONS)):
-        for name in asked:
+    arms: list[str] = []
+    for asked in methods:
+        method, _, only = asked.partition("/")
+        for name, known in ((method, METHODS), *((where, PARTITIONS) for where in ([only] if only else partitions))):
             if name not in known:
                 raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
-    arms: list[str] = []
-    for method in methods:
         if method == "leave-out":
             arms += [f"leave-out/{name}" for name in _hospitals(compose(overrides))[1]]
+        elif only or method == "centralised":
+            arms.append(f"{method}/{only or 'site'}")
         else:
-            arms += [f"{method}/{where}" for where in (("site",) if method == "centralised" else partitions)]
+            arms += [f"{method}/{where}" for where in partitions]
     return arms
 
 

@@ -44,7 +44,7 @@ from tests.simulations.wiretap import Wiretap
 
 pytestmark = pytest.mark.slow
 
-# Few steps of a detector that is large enough for a message of 2.7 MB: what Flower adds grows with the number of arrays.
+# Few steps of a detector large enough for a message of 2.7 MB: what Flower adds grows with the number of arrays.
 LARGE = [*SMALL, "detector.width=48", "detector.blocks=4", "detector_training.steps=2", "detector_training.epochs=0.2"]
 WIRE = 0.05  # share of a round's content that HTTP, signatures and questions without an answer may add
 
