@@ -19,14 +19,14 @@ from lavq_core.settings import Config
 from lavq_core.training.site_data import SiteData
 from simulations.audit.attacks.scores import Scores
 from simulations.audit.evidence import Evidence
-from simulations.audit.finding import Finding, Metrics
+from simulations.audit.finding import REPLICAS, Finding, Metrics
 from simulations.audit.measure import CONFIDENCE
 from simulations.audit.privacy.artefacts import ArtefactAudit, audit_artefacts
 from simulations.audit.privacy.one_run import SHARES, Attack, Guesses, best_bound, epsilon_lower_bound
 from simulations.audit.privacy.separator.training_step import audit_separator_step
 from simulations.audit.privacy.step_audit import StepAudit
 from simulations.audit.privacy.training_step import audit_training_step
-from simulations.audit.verdict import names_members, verdict
+from simulations.audit.verdict import names_members, tells_members, verdict
 from simulations.partitions import partition
 
 _BOUNDS = 3  # that share the permitted error where no separator trains
@@ -60,12 +60,24 @@ def weigh(run: RunFolder, config: Config, database: Database, evidence: Evidence
 
 
 def unclaimed(findings: Sequence[Finding]) -> Claim:
-    """Where nothing is claimed, whoever names members has found a leak; only those vote who ask who was trained on."""
+    """Where nothing is claimed, whoever finds members has found a leak; only those vote who ask who was trained on."""
     voting = [finding for finding in findings if finding.votes]
-    tests = sum(len(finding.points) for finding in voting)
-    naming = [one for one in voting if any(names_members(point, tests) for point in one.points.values())]
-    reasons = tuple(f"{one.attack} on the {one.surface} names members of the {one.target}" for one in naming)
-    return Claim(verdict([bool(naming)], 0.0, [], 0.0), {}, reasons, {})
+    tests = sum(len(finding.points) + (finding.target == REPLICAS) for finding in voting)
+    reasons = tuple(reason for finding in voting for reason in _found_by(finding, tests))
+    return Claim(verdict([bool(reasons)], 0.0, [], 0.0), {}, reasons, {})
+
+
+def _found_by(one: Finding, tests: int) -> list[str]:
+    """Say, in at most one sentence, that an attack finds members."""
+    point = next(iter(one.points.values()))
+    if any(names_members(each, tests) for each in one.points.values()):
+        return [f"{one.attack} on the {one.surface} names members of the {one.target}"]
+    sizes = (point.true_positives.trials, point.false_positives.trials)
+    if one.target == REPLICAS and tells_members(one.auc.value, *sizes, tests):
+        return [
+            f"{one.attack} on the {one.surface} tells members of the replicas from others (AUC {one.auc.value:.3f})"
+        ]
+    return []
 
 
 def _claimed(run: RunFolder, config: Config, database: Database, evidence: Evidence) -> Claim:

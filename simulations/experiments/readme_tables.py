@@ -142,7 +142,6 @@ _AUDITED = (
     ("control: folds asked for instead of membership, AUC", "control.auc"),
     ("epsilon is at least (white-box canaries)", "epsilon_lower_bound.step"),
     ("epsilon is at least (people, one replica)", "epsilon_lower_bound.replica"),
-    ("convicted", "convicted"),
 )
 
 
@@ -161,6 +160,8 @@ def _audit(rows: Sequence[Row]) -> list[str]:
     found = {(row.arm, row.metric): _cell(row) for row in rows}
     table = [f"| on replicas | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
     table += [f"| {title} | {' | '.join(found.get((arm, metric), '') for arm in arms)} |" for title, metric in lines]
+    verdicts = {row.arm: f"{round(row.value * row.seeds)} of {row.seeds}" for row in rows if row.metric == "convicted"}
+    table.append(f"| verdict *leak found* | {' | '.join(verdicts.get(arm, '') for arm in arms)} |")
     return [*table, "", *_bench(played)] if played else table
 
 
