@@ -32,7 +32,7 @@ from simulations.partitions import partition
 _BOUNDS = 3  # that share the permitted error where no separator trains
 _STEPS = {
     "step": "the training step",
-    "separator": "steps of the separator, in a short training of the same claim, and in its counts of codes",
+    "separator": "the separator's steps and counts (a short training with the run's settings and whole claim)",
 }
 
 
@@ -90,7 +90,7 @@ def _claimed(run: RunFolder, config: Config, database: Database, evidence: Evide
     files = audit_artefacts(run, database, seed)
     bounds = black_box_bounds(evidence, privacy.delta, each)
     bounds |= {name: step.epsilon_lower_bound for name, step in steps.items()}
-    reasons = tuple(reason for audit in (*steps.values(), files) for reason in audit.reasons)
+    reasons = (*(reason for step in steps.values() for reason in step.reasons), *files.reasons)
     checks = {name: _of_step(name, step) for name, step in steps.items()} | {"files": _of_files(files)}
     people = len(evidence.own_member)
     most = Guesses(people, people, people)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
+from lavq_core.models.networks import Networks
 from lavq_core.settings import Config
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
 from lavq_core.training.site_data import SiteData
@@ -115,11 +116,14 @@ def test_what_moves_or_leaves_beside_the_released_sums_is_flagged(monkeypatch: p
         with torch.no_grad():
             self.networks.editor.paint.bias += data.x.mean()
 
+    shared = Networks.shared
+    monkeypatch.setattr(Networks, "shared", lambda self, names: shared(self, names) | {"mean": torch.zeros(3)})
     monkeypatch.setattr(PrivateSeparatorTrainer, "step", moved)
     monkeypatch.setattr(PrivateSeparatorTrainer, "run", left)
     reasons = played().reasons
     assert "round 1: before step 2 weights have moved otherwise than the released sums make them" in reasons
     assert "round 1: networks/editor.paint.bias is not what the released sums make" in reasons
+    assert "round 2: networks/mean has left" in reasons
     assert "round 2: what became of the codes is not what the released sums make" in reasons
     assert "round 1: networks/separator.gate.bias is not what the released sums make" not in reasons
 

@@ -46,9 +46,10 @@ def seen(
     noise, known = (np.zeros((count, width), dtype=np.float32) for _ in range(2))
     added = np.zeros((count, len(canaries.axis)), dtype=np.float32)
     for t, step in enumerate(training.steps):
-        present = np.unique(np.concatenate([people.owner[made["row"]].numpy() for _, made in step.items] or [[]]))
+        rows = torch.cat([torch.zeros(0, dtype=torch.int64), *(made["row"] for _, made in step.items)])
+        present = people.owner[rows].unique().numpy()
         took_part[t] = np.isin(patients, present)
-        added[t, (present[present >= people.real] - people.real).astype(int)] = clip / scale
+        added[t, present[present >= people.real] - people.real] = clip / scale
         own = gradient_sum(step.losses, step.at, step.items, people.owner, people.real, clip) / scale
         known[t], noise[t] = own.numpy(), (step.gradient.double() * divisor / scale - own).numpy()
     noise[:, canaries.axis] -= added

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lavq_core.errors import DataError
 from lavq_core.models.codebook import initial_codebook
 from lavq_core.models.networks import beat_tokens, make_networks
 from lavq_core.privacy.plan import make_plan
@@ -61,6 +62,9 @@ def audit_separator_step(
         confidence: of the lower bound.
         canaries: how many, half of which are trained on.
         with_many: how many of them have ten records each.
+
+    Raises:
+        DataError: no record of the site has beats of one shape.
     """
     short = shortened(config)
     plan, tensors = make_plan(short, ROUNDS), _tensors(short)
@@ -164,5 +168,7 @@ def _tensors(config: Config) -> dict[str, int]:
 
 
 def _with_canaries(site: SiteData, canaries: GradientCanaries) -> Participants:
+    if len(site.beats) == 0:
+        raise DataError(f"no training record of site {site.name} has beats of one shape: nothing trains a separator")
     known = (site.beat_owners < MOST_KNOWN).nonzero().flatten()
     return together(site.beats.take(known), site.beat_owners[known], canaries)

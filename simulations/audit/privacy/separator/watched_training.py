@@ -141,7 +141,7 @@ def watch_training(config: Config, plan: Plan, people: Participants, size: float
             steps += trainers[0].seen
             state = {name: value.clone() for name, value in networks.state_dict().items()}
             counts.append(WatchedCounts(state, release.codes, released[0]))
-            networks.take_over(dict(release.networks))
+            networks.load_state_dict(dict(release.networks), strict=False)  # as a server that takes what comes
             codebook, kept = merge_statistics(codebook, [release.statistics], config.codebook.decay), release.kept
     return WatchedTraining(steps, counts, unexplained)
 
@@ -151,7 +151,7 @@ def _unexplained(
 ) -> list[str]:
     """Name what a round has moved or let go and is not what its released sums make."""
     reference.start_round(codebook["codes"])
-    wrong = []
+    wrong: list[str] = []
     for number, step in enumerate(steps, start=1):
         if not wrong and reference.differs(step.at):
             wrong.append(f"before step {number} weights have moved otherwise than the released sums make them")
