@@ -24,6 +24,11 @@ def configure_reading(parser: argparse.ArgumentParser, start: bool = True) -> No
         group.add_argument("--start", type=float, default=0.0, metavar="S", help=help_)
 
 
+def configure_layout(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how a picture arranges the leads; ``draw_ecg`` refuses what it does not know."""
+    parser.add_argument("--layout", default="3x4+II", help="of the picture: 3x4+II, 3x4, 6x2 or 12x1 (default 3x4+II)")
+
+
 def read_options(args: argparse.Namespace) -> ReadOptions:
     """Take what ``configure_reading`` added."""
     from lavq_core.formats.options import ReadOptions

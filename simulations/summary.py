@@ -55,16 +55,25 @@ def summarise(run: RunFolder) -> Metrics:
     metrics |= byte_counts(events) | wire_metrics(run) | gallery_metrics(run)
     metrics |= _scores(run, config)
     metrics["privacy.statement"] = privacy_statement(config)
-    metrics |= _privacy(run, config)
+    metrics |= _privacy(run, config, events)
     return metrics
 
 
-def _privacy(run: RunFolder, config: Config) -> Metrics:
-    """What every site's patients have paid; nothing where nothing is private, so that no epsilon is shown then."""
+def _privacy(run: RunFolder, config: Config, events: list[dict]) -> Metrics:
+    """What every site's patients have paid, round by round and in all, as the sites' ledgers say.
+
+    Nothing where nothing is private, so that no epsilon is shown then.
+    """
     if config.privacy.epsilon == 0:
         return {}
     spent = {name: site.epsilon for name, site in run_status(run).sites.items() if site.epsilon}
-    return {"privacy.delta": config.privacy.delta, **{f"privacy.epsilon.site.{name}": e for name, e in spent.items()}}
+    after = {
+        f"privacy.ledger.site.{event['site']}.round.{event['round']}": event["epsilon"]
+        for event in events
+        if event["event"] == "site-replied" and event["round"] and event.get("epsilon")
+    }
+    paid = {f"privacy.epsilon.site.{name}": epsilon for name, epsilon in spent.items()}
+    return {"privacy.delta": config.privacy.delta, **paid, **after}
 
 
 def write_metrics(run: RunFolder, metrics: Mapping[str, float | int | str]) -> None:

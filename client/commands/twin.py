@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.reading import FORMATS, configure_reading, read_options
+from client.reading import FORMATS, configure_layout, configure_reading, read_options
 
 if TYPE_CHECKING:
     from lavq_core.twins.made import Made
@@ -52,6 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for records and pictures, or one file: NAME.hea, NAME.dcm"
     )
+    configure_layout(parser)
+    parser.add_argument("--picture", choices=["png", "svg"], default="png", help="format of the pictures (default png)")
     configure_reading(parser)
 
 
@@ -74,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
     if not wish.name:
         console.print(f"files and pictures call {made.name} {made.called}; --name gives it another name")
     for i in track(range(wish.count), "drawing"):
-        _write(made, i, files(made.stem(i)))
+        _write(made, i, files(made.stem(i)), args.layout, args.picture)
     drawn = ", ".join(f"{count} with {disease}" for disease, count in Counter(made.diseases).most_common())
     console.print(f"{drawn}: written to {args.out}")
     for c in made.shown:
@@ -110,10 +112,11 @@ def _files(args: argparse.Namespace) -> Callable[[str], Path]:
     return lambda stem: Path(args.out)
 
 
-def _write(made: Made, i: int, file: Path) -> None:
+def _write(made: Made, i: int, file: Path, layout: str, picture: str) -> None:
     """Write record and picture of twin ``i``."""
     from lavq_core.formats.writing import write_ecg
     from lavq_core.plots import save_figure
 
+    figure = made.draw(i, layout)  # first, as a layout that there is not must leave nothing behind
     write_ecg(file, made.record(i))
-    save_figure(made.draw(i), file.with_suffix(".png"))
+    save_figure(figure, file.with_suffix(f".{picture}"))

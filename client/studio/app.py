@@ -82,6 +82,7 @@ class Studio:
             "name": made.name,
             "called": made.called,
             "disease": made.diseases[0],
+            "words": _words(made.diseases[0]),
             "stem": made.stem(0),
             "paper": paper,
             "beats": beats,
@@ -161,6 +162,12 @@ def _one_of(name: str, choices: tuple[str, ...], asked: dict[str, Any], default:
 def _paper(made: Made, layout: str) -> str:
     """Draw the page's picture, which can be saved; the readings stand beside it, calibrated."""
     return svg_markup(made.draw(0, layout, f"{made.called} with {made.diseases[0]}"))
+
+
+def _words(disease: str) -> str:
+    """Say in words what a twin shows; ``disease`` is its statements, or what was asked for where there are none."""
+    names = statement_names(public_statements())
+    return ", ".join(names.get(code, "no change" if code == NORM else "") for code in disease.split("+"))
 
 
 def _diseases(maker: TwinMaker) -> list[dict[str, Any]]:

@@ -90,7 +90,8 @@ def read_usable(path: str | Path, sampling_rate: int, options: ReadOptions = _UN
     blank[list(CHEST_INDEX)] = ~ecg.present[list(CHEST_INDEX)]
     quality = assess(ecg.signal[None], sampling_rate, ecg.present[None], blank[None])[0]
     if quality.verdict is Verdict.REJECT:
-        raise DataError(f"record {ecg.name} is rejected ({'; '.join(quality.reasons)}): give another recording")
+        advice = "its right unit" if any("given as" in reason for reason in quality.reasons) else "another recording"
+        raise DataError(f"record {ecg.name} is rejected ({'; '.join(quality.reasons)}): give {advice}")
     return replace(ecg, notes=(*ecg.notes, *quality.reasons))
 
 

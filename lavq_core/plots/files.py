@@ -25,6 +25,7 @@ from lavq_core.runs.layout import write_atomic
 MM_PER_INCH = 25.4
 POINTS_PER_MM = 72 / MM_PER_INCH
 PNG_DPI = 5 * MM_PER_INCH  # 5 pixels a millimetre: grid lines fall on whole pixels
+PICTURES = (".svg", ".png")
 FONT_FAMILY = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 _SVG_NAMESPACE = "http://www.w3.org/2000/svg"

@@ -121,6 +121,10 @@ class Metrics:
         found = [name.removesuffix(suffix) for name in self.named(prefix) if name.endswith(suffix)]
         return sorted(found, key=natural)
 
+    def steps(self, prefix: str) -> list[str]:
+        """Return the rounds ``R`` of keys ``PREFIX...round.R``, in order."""
+        return sorted({name.rpartition(".round.")[2] for name in self.named(prefix) if ".round." in name}, key=natural)
+
     def below(self, prefix: str) -> bool:
         """Tell whether any key starts with ``prefix``."""
         return any(key.startswith(prefix) for key in self.values)

@@ -25,6 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
+    import logging
+
     from rich.console import Console
 
     from lavq_core.runs.layout import RunFolder
@@ -36,6 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     given = _settings_of(args) if args.resume else args.overrides
     overrides, config = prepare(given, args.data, args.out, "run")
     run = RunFolder(Path(config.run.dir))
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # its rounds are told below, one line each
     with following(run):
         run_in_process(overrides, config.federation.sites)
     report = finish_run(run)

@@ -192,6 +192,20 @@ def test_convert_drops_the_patient_and_keeps_rate_and_length(tmp_path: Path, cal
     assert "end it with .hea or .dcm" in call("convert", given, "--out", tmp_path / "b.edf", fails=True)
 
 
+def test_convert_draws_an_ecg_on_paper_without_its_name(
+    tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # a real picture, for once
+    given = write_vendor_dicom(tmp_path / "Doe_Jane.dcm", np.tile(signal(), 6), LEADS, rate=100)
+    call("convert", given, "--out", tmp_path / "ecg.svg", "--layout", "6x2")
+    picture = (tmp_path / "ecg.svg").read_text(encoding="utf-8")
+    assert 'width="270mm"' in picture  # 10 s of 60 s
+    assert picture.count('class="ecg lead-') == 12
+    assert not [word for word in (*PATIENT, "Doe", "Jane") if word in picture]
+    assert "no ECG layout '4x3'" in call("convert", given, "--out", tmp_path / "no.svg", "--layout", "4x3", fails=True)
+    assert not (tmp_path / "no.svg").exists()
+
+
 def test_convert_tells_what_is_wrong_with_a_recording(tmp_path: Path, call: Callable[..., str]) -> None:
     flat = csv(tmp_path / "x.csv", np.where(np.arange(12)[:, None] == 8, 0.01, signal()))
     said = call("convert", flat, *TOLD, "--out", tmp_path / "x.dcm")

@@ -56,9 +56,18 @@ def test_with_differential_privacy_every_hospitals_epsilon_stands_by_the_stateme
 ) -> None:
     spent = {"privacy.epsilon.site.site-0": 7.988, "privacy.epsilon.site.site-1": 2.5}
     names = {f"data.site.{site}.records": 5 for site in ("site-0", "site-1", "site-2")}
-    text = bare({"privacy.statement": "(7.99, 1e-05)-differentially private", "privacy.delta": 1e-5, **spent, **names})
+    ledgers = {f"privacy.ledger.site.site-0.round.{number}": 0.71 * number for number in (2, 10)}
+    text = bare(
+        {
+            "privacy.statement": "(7.99, 1e-05)-differentially private",
+            "privacy.delta": 1e-5,
+            **spent,
+            **ledgers,
+            **names,
+        }
+    )
     section = text[text.index('id="privacy"') : text.index('id="data"')]
-    for part in ("7.988", "2.500", "1e-05", "site-0", "site-1"):
+    for part in ("7.988", "2.500", "1e-05", "site-0", "site-1", "1.420", "7.100"):
         assert part in section
     assert "site-2" not in section
 

@@ -72,7 +72,7 @@ function list() {
     ...group(known ? "others" : "ECGs", first.filter(({ healthy }) => !healthy)));
   if (first.some(({ key }) => key === before)) at("record").value = before;
   at("found").textContent = fits.length > first.length
-    ? `the first ${first.length} of ${fits.length}: search for more` : `${fits.length} of ${records.length}`;
+    ? `the first ${first.length} of ${fits.length}: search for more` : `${fits.length} of ${records.length} records`;
   takePerson();
 }
 
@@ -159,6 +159,7 @@ function show(answer) {
   at("error").hidden = true;
   at("shown").hidden = false;
   at("title").textContent = `${answer.name} with ${answer.disease}`;
+  at("words").textContent = answer.words;
   at("notes").replaceChildren(...answer.notes.map((note) => element("li", {}, note)));
   at("paper").innerHTML = answer.paper; // drawn by this server, its words escaped by the XML writer
   at("beats").innerHTML = answer.beats;

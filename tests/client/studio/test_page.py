@@ -42,6 +42,7 @@ def test_it_is_worked_from_the_keyboard_alone(page: Page) -> None:
     tab_to("also")
     page.keyboard.type("LVH")
     expect(page.locator("#title")).to_contain_text("with LVH+CLBBB")
+    expect(page.locator("#words")).to_have_text("left ventricular hypertrophy, complete left bundle branch block")
     expect(page.locator("#notes")).to_contain_text("this federation has seen no record with LVH")
     tab_to("strength")
     page.keyboard.press("Home")
