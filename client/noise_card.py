@@ -34,12 +34,12 @@ def noise_table(database: Database, steps: int = STEPS) -> pd.DataFrame:
     everything, rate = np.arange(len(database)), database.sampling_rate
     some = np.sort(np.random.default_rng(0).permutation(everything)[:_LEARNED])
     score = NoiseScore.fit(database.signals(some).numpy(), rate, steps=steps)
-    noise, drift = [], []
+    scores, drifts = [], []
     for start in range(0, len(everything), _AT_ONCE):
         signals = database.signals(everything[start : start + _AT_ONCE]).numpy()
-        noise.append(score(signals, rate))
-        drift.append(band_size(signals, rate, 0.0, DRIFT))
-    leads, noise, drift = np.array(INDEPENDENT_LEADS), np.concatenate(noise), np.concatenate(drift)  # (n, 8)
+        scores.append(score(signals, rate))
+        drifts.append(band_size(signals, rate, 0.0, DRIFT))
+    leads, noise, drift = np.array(INDEPENDENT_LEADS), np.concatenate(scores), np.concatenate(drifts)  # (n, 8)
     table = pd.DataFrame(
         {
             "noise": noise.max(axis=1),

@@ -20,6 +20,9 @@ EXAMPLE = """\
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
   lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment scaling --data /path/to/ptb-xl --seeds 3 preset=detector --depths 2 3 4 --widths 16 32
+  lavq experiment noise --data /path/to/ptb-xl --seeds 3
+  lavq experiment shift --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms none standard tada
   lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl"""
 _NAMES = {
     "population": "a centralised detector: sites, subgroups, calibration, thresholds",
@@ -28,14 +31,21 @@ _NAMES = {
     "transfer": "twins of a disease that a site never saw",
     "personal": "one patient's detector from that patient's twins, against controls",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
+    "scaling": "depth, width and kernel of the detector against macro AUC and cost",
+    "noise": "a noise score that was trained without noise labels, beside the quality gate",
+    "shift": "hospitals left out of training: plain, augmented, warped adversarially, with twins",
     "audit": "what leaks at epsilon 8, 3 and 1 and without, on every surface; and the auditor's test bench",
 }
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
+_SHIFT_ARMS = ["none", "standard", "tada", "twins", "twins-tada"]
 _OWN = {  # options of an experiment beside those of all
     "federation": ("arms", "partitions"),
     "transfer": ("site", "classes", "share", "each"),
+    "scaling": ("depths", "widths", "kernels"),
+    "shift": ("arms",),
 }
+_SIZES = {"depths": ("blocks", [2, 3, 4]), "widths": ("channels", [16, 32, 64]), "kernels": ("samples", [3, 7, 15])}
 _SHARES = ("all", "editor", "prior", "codebook")
 
 
@@ -49,14 +59,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
-        default=_ARMS,
-        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five)",
+        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five); "
+        f"shift: of {', '.join(_SHIFT_ARMS)} (all)",
     )
     parser.add_argument("--partitions", nargs="+", default=["site"], help="federation: site, dirichlet-0.1, iid (site)")
     parser.add_argument("--site", default="site-2", help="transfer: from which hospital a class is taken (site-2)")
     parser.add_argument("--classes", nargs="+", default=["MI"], help="transfer: which, each in turn (default MI)")
     parser.add_argument("--share", nargs="+", choices=_SHARES, default=["all"], help="transfer: what travels (all)")
     parser.add_argument("--each", type=int, default=1, help="transfer: twins made of a record (1)")
+    for name, (what, default) in _SIZES.items():
+        shown = " ".join(map(str, default))
+        parser.add_argument(
+            f"--{name}", nargs="+", type=int, default=default, metavar="N", help=f"scaling: {what}, each ({shown})"
+        )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -71,6 +86,7 @@ def execute(args: argparse.Namespace) -> int:
     from simulations.launch import prepare
 
     began = time.monotonic()
+    args.arms = args.arms or (_SHIFT_ARMS if args.name == "shift" else _ARMS)
     work = Path(args.work or f"runs/experiment-{args.name}").resolve()
     overrides, config = prepare(args.overrides, args.data, str(work / "unused"), "experiment")
     overrides = [override for override in overrides if not override.startswith("run.dir=")]
