@@ -72,8 +72,8 @@ def noise_section(table: pd.DataFrame) -> Section:
         for ecg_id, row in table.head(_SHOWN).iterrows()
     ]
     note = (
-        "Records whose worst lead is least like the other records here, by a network that no noise was ever shown to; "
-        "noise is in spreads above the median. Rare diseases score high as well: look, do not delete. Drift is the "
-        "root mean square below .5 Hz (mV), which the network does not hear."
+        "Records whose worst lead is least like the same lead of the other records here, by a network that nobody told "
+        "what noise is; noise is in spreads above the median. Rare diseases score high as well: look, do not delete. "
+        "Drift is the root mean square below .5 Hz, measured and not learned."
     )
     return Section("Noisiest records", note, ("ecg_id", "noise", "lead", "drift, mV", "lead", "file"), rows)
