@@ -34,12 +34,12 @@ def noise_table(database: Database, steps: int = STEPS) -> pd.DataFrame:
     everything, rate = np.arange(len(database)), database.sampling_rate
     some = np.sort(np.random.default_rng(0).permutation(everything)[:_LEARNED])
     score = NoiseScore.fit(database.signals(some).numpy(), rate, steps=steps)
-    noise, drift = [], []
+    scores, drifts = [], []
     for start in range(0, len(everything), _AT_ONCE):
         signals = database.signals(everything[start : start + _AT_ONCE]).numpy()
-        noise.append(score(signals, rate))
-        drift.append(band_size(signals, rate, 0.0, DRIFT))
-    leads, noise, drift = np.array(INDEPENDENT_LEADS), np.concatenate(noise), np.concatenate(drift)  # (n, 8)
+        scores.append(score(signals, rate))
+        drifts.append(band_size(signals, rate, 0.0, DRIFT))
+    leads, noise, drift = np.array(INDEPENDENT_LEADS), np.concatenate(scores), np.concatenate(drifts)  # (n, 8)
     table = pd.DataFrame(
         {
             "noise": noise.max(axis=1),
@@ -72,8 +72,8 @@ def noise_section(table: pd.DataFrame) -> Section:
         for ecg_id, row in table.head(_SHOWN).iterrows()
     ]
     note = (
-        "Records whose worst lead is least like the other records here, by a network that no noise was ever shown to; "
-        "noise is in spreads above the median. Rare diseases score high as well: look, do not delete. Drift is the "
-        "root mean square below .5 Hz (mV), which the network does not hear."
+        "Records whose worst lead is least like the same lead of the other records here, by a network that nobody told "
+        "what noise is; noise is in spreads above the median. Rare diseases score high as well: look, do not delete. "
+        "Drift is the root mean square below .5 Hz, measured and not learned."
     )
     return Section("Noisiest records", note, ("ecg_id", "noise", "lead", "drift, mV", "lead", "file"), rows)

@@ -21,6 +21,9 @@ _NAMES = {
     "personal": "one patient's detector from that patient's twins, against controls",
     "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
     "audit": "what leaks at epsilon 8, 3 and 1 and without; the auditor's test bench",
+    "scaling": "depth, width and kernel of the detector against macro AUC and cost",
+    "noise": "a noise score trained without noise labels, beside the quality gate",
+    "shift": "hospitals left out: plain, augmented, warped adversarially, with twins",
 }
 EXAMPLE = """\
   lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
@@ -30,16 +33,23 @@ EXAMPLE = """\
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
   lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment scaling --data /path/to/ptb-xl --seeds 3 preset=detector --depths 2 3 4 --widths 16 32
+  lavq experiment noise --data /path/to/ptb-xl --seeds 3
+  lavq experiment shift --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms none standard tada
   lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl
 
 experiments:
 """ + "\n".join(f"  {name:12}{words}" for name, words in _NAMES.items())
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
+_SHIFT_ARMS = ["none", "standard", "tada", "twins", "twins-tada"]
 _OWN = {  # options of an experiment beside those of all
     "federation": ("arms", "partitions"),
     "transfer": ("site", "classes", "share", "each"),
+    "scaling": ("depths", "widths", "kernels"),
+    "shift": ("arms",),
 }
+_SIZES = {"depths": ("blocks", [2, 3, 4]), "widths": ("channels", [16, 32, 64]), "kernels": ("samples", [3, 7, 15])}
 _SHARES = ("all", "editor", "prior", "codebook")
 
 
@@ -59,9 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
-        default=_ARMS,
         metavar="ARM",
-        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five); ARM/SCHEME takes one partition alone",
+        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five), ARM/SCHEME takes one partition alone; "
+        f"shift: of {', '.join(_SHIFT_ARMS)} (default: all)",
     )
     parser.add_argument(
         "--partitions",
@@ -85,6 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"transfer: what travels, of {', '.join(_SHARES)} (default all)",
     )
     parser.add_argument("--each", type=int, default=1, metavar="N", help="transfer: twins made of a record (default 1)")
+    for name, (what, default) in _SIZES.items():
+        shown = f"scaling: {what}, each (default {' '.join(map(str, default))})"
+        parser.add_argument(f"--{name}", nargs="+", type=int, default=default, metavar="N", help=shown)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -99,6 +112,7 @@ def execute(args: argparse.Namespace) -> int:
     from simulations.launch import prepare
 
     began = time.monotonic()
+    args.arms = args.arms or (_SHIFT_ARMS if args.name == "shift" else _ARMS)
     work = Path(args.work or f"runs/experiment-{args.name}").resolve()
     overrides, config = prepare(args.overrides, args.data, str(work / "unused"), "experiment")
     overrides = [override for override in overrides if not override.startswith("run.dir=")]
