@@ -83,7 +83,7 @@ def run_superexec(start: Callable[[Task], None], refuse: Callable[[str], None]) 
     from flwr.supercore.superexec.executor import LaunchResult
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
-    def launch(_: SubprocessExecutor, spec: ExecutionSpec) -> LaunchResult:
+    def launch(self: SubprocessExecutor, spec: ExecutionSpec) -> LaunchResult:
         if spec.task_type is not TaskType.CLIENT_APP:
             refuse(str(spec.task_type))
             return LaunchResult.failed("PolicyError")

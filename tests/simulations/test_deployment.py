@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
@@ -24,7 +25,7 @@ from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from server.deployment.folders import Deployment
-from server.deployment.submission import connected_nodes
+from server.deployment.submission import CHECKOUT, connected_nodes
 from tests.server.gateway.door import PULL, node_key
 from tests.simulations.deployed import (
     SMALL,
@@ -44,7 +45,7 @@ from tests.simulations.wiretap import Wiretap
 
 pytestmark = pytest.mark.slow
 
-# Few steps of a detector large enough for a message of 2.7 MB: what Flower adds grows with the number of arrays.
+# Few steps of a detector that is large enough for messages of 2.7 MB: what Flower adds grows with the number of arrays.
 LARGE = [*SMALL, "detector.width=48", "detector.blocks=4", "detector_training.steps=2", "detector_training.epochs=0.2"]
 WIRE = 0.05  # share of a round's content that HTTP, signatures and questions without an answer may add
 
@@ -104,11 +105,13 @@ def test_nothing_of_a_patient_crosses_the_wire(
     federation: Deployment, tap: Wiretap, both: tuple[RunFolder, RunFolder], tmp_path: Path
 ) -> None:
     deployed, _ = both
+    bundle = build_fab_from_disk(CHECKOUT)
     stored = b"".join(path.read_bytes() for path in federation.server.root.rglob("*") if path.is_file())
     weights = max(load_artefact(deployed.model)[0]["detector"].values(), key=lambda value: value.numel())
     for node in federation.sites():
-        passed, data = tap.passed[node.settings().name], Path(node.settings().data_dir)
-        everything = passed.all()
+        everything, data = tap.passed[node.settings().name].all(), Path(node.settings().data_dir)
+        assert bundle in everything
+        everything = everything.replace(bundle, b"")  # the app, with the sizes of its files: five digits stand in it
         assert weights.numpy().tobytes() in everything  # what crosses is read as it is
         assert named(everything, data) == set()
         assert stretches(everything, data, tmp_path / "cache") == 0
