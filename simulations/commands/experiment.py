@@ -27,7 +27,7 @@ _NAMES = {
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
     "personal": "one patient's detector from that patient's twins, against controls",
-    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
+    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without; what public ECGs add",
     "audit": "what leaks at epsilon 8, 3 and 1 and without, on every surface; and the auditor's test bench",
 }
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
@@ -125,12 +125,16 @@ def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) 
 
 
 def _privacy(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:
+    import pandas as pd
+
     from simulations.experiments.federation import write_predictions
     from simulations.experiments.privacy import run_privacy
+    from simulations.experiments.privacy_public import run_public
 
-    predictions, rows = run_privacy(overrides, args.seeds, work, args.workers)
-    write_predictions(predictions, "privacy")
-    return rows
+    asked = (overrides, args.seeds, work, args.workers)
+    (everywhere, rows), (others, more) = run_privacy(*asked), run_public(*asked)
+    write_predictions(pd.concat([everywhere, others], ignore_index=True), "privacy")
+    return rows + more
 
 
 def _population(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:

@@ -1,4 +1,5 @@
-"""What patient-level differential privacy costs the detector: results file ``privacy``.
+"""What patient-level differential privacy costs the detector: results file ``privacy``, together with the arms of
+``privacy_public``.
 
 The same federation of hospitals, with the same fixed features and steps: without noise (``off``), and private at
 epsilon 8, 3 and 1 over the whole training, each hospital protecting its own patients. Settings were chosen on fold 9
@@ -42,7 +43,7 @@ def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) 
     jobs = [Job(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS]
     done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
     predictions = pd.concat(done, ignore_index=True)
-    return predictions, score(predictions) + _costs(jobs)
+    return predictions, score(predictions) + costs(jobs)
 
 
 def _train(job: Job) -> pd.DataFrame:
@@ -58,10 +59,10 @@ def _train(job: Job) -> pd.DataFrame:
     return table[table["fold"] == config.data.test_fold].assign(arm=job.arm, seed=job.seed)
 
 
-def _costs(jobs: Sequence[Job]) -> list[Row]:
+def costs(jobs: Sequence[Job]) -> list[Row]:
     """Epsilon that the dearest site spent, and bytes of a round and site; intervals are the seeds' range."""
     rows = []
-    for arm in ARMS:
+    for arm in dict.fromkeys(job.arm for job in jobs):
         runs = [RunFolder(job.folder) for job in jobs if job.arm == arm]
         spent = [max(site.epsilon for site in run_status(run).sites.values()) for run in runs]
         moved = [sum(map(float, byte_counts(read_events(run.events)).values())) for run in runs]
