@@ -14,6 +14,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.detector import Detector
+from lavq_core.models.pretrained import keep_pretrained
 from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import load_private, shared_detector
 from lavq_core.models.twins import request_twins
@@ -50,6 +51,7 @@ def accept_model(site: Site, shared: SharedState, number: int) -> None:
     """
     run, detector = site.folder.accepted, shared_detector(site.data.config, shared.detector)
     save_config(site.data.config, run.config)
+    keep_pretrained(site.data.config, run)
     positions = site.data.fold_positions(site.data.config.data.validation_fold)
     if len(positions) > 0:
         probabilities = predict(detector, site.data.database.signals(positions)).numpy()

@@ -124,6 +124,9 @@ class DetectorConfig:
     blocks: int = 4  # residual blocks, each halves time
     kernel: int = 7  # samples
     dropout: float = 0.2  # before the head
+    pretrained: str = ""  # features: folder of a resnet's run on public ECGs (no patient of theirs is any site's)
+    pretrained_sha256: str = ""  # of its model/detector.safetensors; `lavq run`, `demo` and `experiment` fill it in
+    start: str = ""  # features: folder of a features run on public ECGs, whose head training starts from
 
 
 @dataclass

@@ -140,6 +140,10 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
     return [
         (config.detector.kind not in DETECTORS, f"detector.kind must be one of {', '.join(DETECTORS)}"),
         (
+            bool(config.detector.pretrained or config.detector.start) and not features,
+            "detector.pretrained and detector.start are for detector.kind=features, whose head uses them",
+        ),
+        (
             features and training.steps == 0,
             "detector.kind=features needs detector_training.steps; epochs / steps of the patients take part in "
             "a step, all of them when both are equal",

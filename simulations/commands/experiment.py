@@ -19,7 +19,7 @@ _NAMES = {
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
     "personal": "one patient's detector from that patient's twins, against controls",
-    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
+    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without; public ECGs",
     "audit": "what leaks at epsilon 8, 3 and 1 and without; the auditor's test bench",
     "scaling": "depth, width and kernel of the detector against macro AUC and cost",
     "noise": "a noise score trained without noise labels, beside the quality gate",

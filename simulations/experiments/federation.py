@@ -68,7 +68,7 @@ def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequen
             if name not in known:
                 raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
         if method == "leave-out":
-            arms += [f"leave-out/{name}" for name in _hospitals(compose(overrides))[1]]
+            arms += [f"leave-out/{name}" for name in hospitals_of(compose(overrides))[1]]
         elif only or method == "centralised":
             arms.append(f"{method}/{only or 'site'}")
         else:
@@ -135,14 +135,14 @@ def _train_together(job: Job) -> pd.DataFrame:
     overrides, run, hospitals = complete_overrides(job), RunFolder(job.folder), compose(job.overrides)
     method, where = job.arm.split("/", 1)
     if method == "leave-out":
-        database, shares = _hospitals(hospitals)
+        database, shares = hospitals_of(hospitals)
         run_in_process(overrides, len(shares), absent={list(shares).index(where)})
-        return _scores_at(where, database, shares[where], run)
+        return scores_at(where, database, shares[where], run)
     run_in_process(overrides, compose(overrides).federation.sites)
     return _by_hospital([pd.read_csv(site.predictions) for site in run.sites()], hospitals)
 
 
-def _scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
+def scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
     """Test predictions of a run's final detector at a hospital that took no part."""
     from simulations.experiments.alone import predictions_at
 
@@ -191,14 +191,14 @@ def _train_local(overrides: Sequence[str]) -> pd.DataFrame:
 
 def _by_hospital(parts: Sequence[pd.DataFrame], config: Config) -> pd.DataFrame:
     """Test predictions of all sites, each record under the hospital that recorded it, whatever the partition."""
-    database, shares = _hospitals(config)
+    database, shares = hospitals_of(config)
     table = pd.concat(parts, ignore_index=True)
     table = table[table["fold"] == config.data.test_fold]
     owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
 
 
-def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
+def hospitals_of(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
     """Open the database and deal it out by recording site: positions by hospital."""
     database = Database.configured(config.data)
     return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
@@ -225,6 +225,25 @@ def score(predictions: pd.DataFrame) -> list[Row]:
         for metric, (value, draws, n) in found.items():
             low, high = np.nanpercentile(draws, [2.5, 97.5])
             rows.append(Row(str(arm), metric, value, float(low), float(high), n, seeds))
+    return rows
+
+
+def gains(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Pooled macro AUC of one arm less another's, ``macro_auc_gain.OTHER``; both see the same draws of patients.
+
+    Raises:
+        ValueError: the two are not scored on the same records.
+    """
+    found = {arm: mean_over_seeds(table) for arm, table in predictions.groupby("arm")}
+    scored = {arm: set(table["ecg_id"]) for arm, table in predictions.groupby("arm")}
+    rows = []
+    for arm, other in pairs:
+        if scored[arm] != scored[other]:
+            raise ValueError(f"{arm} and {other} are scored on other records")
+        (value, draws, n), (less, other_draws, _) = found[arm], found[other]
+        low, high = np.nanpercentile(draws - other_draws, [2.5, 97.5])
+        seeds = int(predictions.loc[predictions["arm"] == arm, "seed"].nunique())
+        rows.append(Row(arm, f"macro_auc_gain.{other}", value - less, float(low), float(high), n, seeds))
     return rows
 
 

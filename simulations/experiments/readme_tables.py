@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lavq_core.data.labels import SUPERCLASSES
 from simulations.benchmarks.tables import tables as bench_tables
@@ -93,6 +94,22 @@ def _federation(rows: Sequence[Row]) -> list[str]:
             for arm in arms if any((arm, metric) in costs for metric in paid)
         ]  # fmt: skip
     return table
+
+
+def _privacy(rows: Sequence[Row]) -> list[str]:
+    """The arms of all hospitals; then those in which one hospital's ECGs are public, and what these ECGs bring."""
+    public = [row for row in rows if "/" in row.arm or row.arm == "public-alone"]
+    table = _federation([row for row in rows if row not in public])
+    if not public:
+        return table
+    gains = [row for row in public if row.metric.startswith("macro_auc_gain.")]
+    kinds = list(dict.fromkeys(row.metric.split(".", 1)[1].split("/")[0] for row in gains))
+    plain = [replace(row, metric=row.metric.split("/")[0]) for row in gains]
+    lines = [
+        (arm, arm, [f"macro_auc_gain.{kind}" for kind in kinds]) for arm in dict.fromkeys(row.arm for row in gains)
+    ]
+    compared = table_of("pooled macro AUC less that of", kinds, lines, plain)
+    return [*table, "", *_federation(public), "", *compared]
 
 
 def _twins(rows: Sequence[Row]) -> list[str]:
@@ -218,7 +235,7 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "twins": _twins,
     "transfer": _transfer,
     "personal": _personal,
-    "privacy": _federation,
+    "privacy": _privacy,
     "audit": _audit,
     "scaling": scaling_tables,
     "noise": noise_tables,
