@@ -100,12 +100,12 @@ def export_run(run: RunFolder, folder: Path, with_onnx: bool = True) -> Exported
 def _write_config(model: SharedModel, folder: Path) -> None:
     """Write the configuration without folders."""
     config = model.config  # its ``pretrained`` lies in a folder of this name here too
-    named = {name: Path(getattr(config.detector, name)).name for name in ("pretrained", "start")}
+    pretrained, start = (Path(given).name for given in (config.detector.pretrained, config.detector.start))
     stripped = replace(
         config,
         run=replace(config.run, dir=""),
         data=replace(config.data, dir="", cache_dir=""),
-        detector=replace(config.detector, **named),
+        detector=replace(config.detector, pretrained=pretrained, start=start),
     )
     save_config(stripped, RunFolder(folder).config)
 

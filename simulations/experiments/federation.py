@@ -8,7 +8,7 @@ final detector; a record is reported under the hospital that the site partition 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +64,9 @@ def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequen
     arms: list[str] = []
     for asked in methods:
         method, _, only = asked.partition("/")
-        for name, known in ((method, METHODS), *((where, PARTITIONS) for where in ([only] if only else partitions))):
-            if name not in known:
-                raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
+        _require(method, METHODS)
+        for where in [only] if only else partitions:
+            _require(where, PARTITIONS)
         if method == "leave-out":
             arms += [f"leave-out/{name}" for name in hospitals_of(compose(overrides))[1]]
         elif only or method == "centralised":
@@ -74,6 +74,11 @@ def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequen
         else:
             arms += [f"{method}/{where}" for where in partitions]
     return arms
+
+
+def _require(name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
 
 
 def run_federation(
