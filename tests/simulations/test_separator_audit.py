@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,11 @@ from lavq_core.settings import Config
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
 from lavq_core.training.site_data import SiteData
 from simulations.audit.bench import planted_separator
-from simulations.audit.bench.case import Case
 from simulations.audit.bench.planted_separator import (
     CASES,
     batch_clipping,
-    bench_config,
     counts_without_noise,
     half_noise,
-    noise_skipped,
-    public_seed,
 )
 from simulations.audit.privacy.noise_check import FALSE_ALARM, parts_test, scale_test
 from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tests
@@ -69,12 +66,22 @@ def played(config: Config, site: SiteData) -> Callable[..., StepAudit]:
 # --- it convicts, it acquits -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("planted", [noise_skipped, public_seed])
-def test_noise_that_hides_nothing_is_flagged_by_the_canaries_and_by_exact_tests(played, planted) -> None:
-    audit = played(planted)
-    assert audit.epsilon_lower_bound > 1
-    assert audit.beyond_claim
-    assert audit.noise_refuted
+@pytest.mark.parametrize("name", ["planted/separator-noise-skipped", "planted/separator-public-seed"])
+def test_the_bench_convicts_by_canaries_and_by_exact_tests(
+    monkeypatch: pytest.MonkeyPatch, config: Config, site: SiteData, name: str
+) -> None:
+    monkeypatch.setattr(planted_separator, "bench_config", lambda _: config)
+    monkeypatch.setattr(planted_separator, "bench_site", lambda: site)
+    few = partial(audit_separator_step, canaries=FEW, with_many=12)
+    monkeypatch.setattr(planted_separator, "audit_separator_step", few)
+    bound, noise = next(case for case in CASES if case.name == name).play(0)
+    assert bound.value > 1
+    assert bound.flagged
+    assert noise.flagged
+
+
+def test_planted_and_sound_cases_are_both_there() -> None:
+    assert {case.name.split("/")[0]: case.guilty for case in CASES} == {"planted": True, "correct": False}
 
 
 def test_half_of_the_noise_is_flagged_by_its_exact_test(played) -> None:
@@ -98,14 +105,6 @@ def test_counts_without_noise_are_flagged_where_codes_are_learned_from_them(conf
         audit = audit_separator_step(sums, site, 0, canaries=FEW, with_many=12)
     assert all("codebook's counts" in reason for reason in audit.reasons)
     assert len(audit.reasons) == 2  # scale and distribution
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES[:1] + CASES[-1:], ids=lambda case: case.name)
-def test_the_bench_convicts_and_acquits(case: Case, monkeypatch: pytest.MonkeyPatch, sample_database: Database) -> None:
-    everybody = SiteData("bench", sample_database, np.arange(len(sample_database)), bench_config("eps1"))
-    monkeypatch.setattr(planted_separator, "bench_site", lambda: everybody)
-    assert case.play(0)[0].flagged == case.guilty
 
 
 def test_what_moves_or_leaves_beside_the_released_sums_is_flagged(monkeypatch: pytest.MonkeyPatch, played) -> None:
