@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,16 @@ from lavq_core.settings import Config
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
 from lavq_core.training.site_data import SiteData
 from simulations.audit.bench import planted_separator
-from simulations.audit.bench.case import Case
 from simulations.audit.bench.planted_separator import (
     CASES,
     batch_clipping,
     counts_without_noise,
     half_noise,
-    noise_skipped,
-    public_seed,
 )
 from simulations.audit.privacy.noise_check import FALSE_ALARM, parts_test, scale_test
 from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tests
-from simulations.audit.privacy.separator import training_step
 from simulations.audit.privacy.separator.canaries import MANY, NONE, GradientCanaries, together
+from simulations.audit.privacy.separator.training_step import audit_separator_step, canary_scores
 from simulations.audit.privacy.step_audit import StepAudit
 
 FEW = 60  # canaries
@@ -49,35 +47,48 @@ def config() -> Config:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def site(sample_database: Database, config: Config) -> Iterator[SiteData]:
-    site = SiteData("bench", sample_database, np.arange(0, len(sample_database), 12), config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planted_separator, "bench_site", lambda: site)
-        patch.setattr(planted_separator, "bench_config", lambda _: config)
-        yield site
+@pytest.fixture(scope="module")
+def site(sample_database: Database, config: Config) -> SiteData:
+    return SiteData("bench", sample_database, np.arange(0, len(sample_database), 12), config)
 
 
-def played(planted: Callable[[], AbstractContextManager[Any]] = nullcontext, seed: int = 0) -> StepAudit:
-    return planted_separator.play("eps1", planted, seed, 0.95, FEW)
+@pytest.fixture
+def played(config: Config, site: SiteData) -> Callable[..., StepAudit]:
+    """Audit a training of few canaries in which something is planted."""
+
+    def play(planted: Callable[[], AbstractContextManager[Any]] = nullcontext) -> StepAudit:
+        with planted():
+            return audit_separator_step(config, site, 0, canaries=FEW, with_many=12)
+
+    return play
 
 
 # --- it convicts, it acquits -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("planted", [noise_skipped, public_seed])
-def test_noise_that_hides_nothing_is_flagged_by_the_canaries_and_by_exact_tests(planted) -> None:
-    audit = played(planted)
-    assert audit.epsilon_lower_bound > 1
-    assert audit.beyond_claim
-    assert audit.noise_refuted
+@pytest.mark.parametrize("name", ["planted/separator-noise-skipped", "planted/separator-public-seed"])
+def test_the_bench_convicts_by_canaries_and_by_exact_tests(
+    monkeypatch: pytest.MonkeyPatch, config: Config, site: SiteData, name: str
+) -> None:
+    monkeypatch.setattr(planted_separator, "bench_config", lambda _: config)
+    monkeypatch.setattr(planted_separator, "bench_site", lambda: site)
+    few = partial(audit_separator_step, canaries=FEW, with_many=12)
+    monkeypatch.setattr(planted_separator, "audit_separator_step", few)
+    bound, noise = next(case for case in CASES if case.name == name).play(0)
+    assert bound.value > 1
+    assert bound.flagged
+    assert noise.flagged
 
 
-def test_half_of_the_noise_is_flagged_by_its_exact_test() -> None:
+def test_planted_and_sound_cases_are_both_there() -> None:
+    assert {case.name.split("/")[0]: case.guilty for case in CASES} == {"planted": True, "correct": False}
+
+
+def test_half_of_the_noise_is_flagged_by_its_exact_test(played) -> None:
     assert re.search(r"noise of the separator's steps is 0\.(49|50)", "\n".join(played(half_noise).reasons))
 
 
-def test_sound_steps_are_not_flagged() -> None:
+def test_sound_steps_are_not_flagged(played) -> None:
     audit = played()
     assert audit.reasons == ()
     assert audit.epsilon_lower_bound <= audit.claimed == 1
@@ -91,18 +102,12 @@ def test_counts_without_noise_are_flagged_where_codes_are_learned_from_them(conf
     """The codes are then no part of the steps; sums of latents are in the counts."""
     sums = replace(config, privacy=replace(config.privacy, codebook="sums"))
     with counts_without_noise():
-        audit = training_step.audit_separator_step(sums, site, 0, canaries=FEW, with_many=12)
+        audit = audit_separator_step(sums, site, 0, canaries=FEW, with_many=12)
     assert all("codebook's counts" in reason for reason in audit.reasons)
     assert len(audit.reasons) == 2  # scale and distribution
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES[:1] + CASES[-1:], ids=lambda case: case.name)
-def test_the_bench_convicts_and_acquits(case: Case) -> None:
-    assert case.play(0)[0].flagged == case.guilty
-
-
-def test_what_moves_or_leaves_beside_the_released_sums_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_moves_or_leaves_beside_the_released_sums_is_flagged(monkeypatch: pytest.MonkeyPatch, played) -> None:
     """A moving average of the codes, as off-the-shelf codebooks have it, and a weight that is set once at the end."""
     step, run = PrivateSeparatorTrainer.step, PrivateSeparatorTrainer.run
 
@@ -135,7 +140,7 @@ def test_patients_who_count_more_than_once_are_flagged(
     loud = replace(config, privacy=replace(config.privacy, epsilon=8.0, separator_rate=1.0))
 
     def reasons() -> str:
-        return "\n".join(training_step.audit_separator_step(loud, site, 1, canaries=FEW, with_many=12).reasons)
+        return "\n".join(audit_separator_step(loud, site, 1, canaries=FEW, with_many=12).reasons)
 
     with batch_clipping():
         assert "canaries of 1 record in the separator's steps count" in reasons()
@@ -190,7 +195,7 @@ def test_a_canary_is_found_by_what_it_adds_and_not_by_the_data_of_others() -> No
     canaries = GradientCanaries.draw(400, 0, [3000], 0)
     left = generator.normal(size=(20, 3000))
     left[:, canaries.axis] += 2 * canaries.included * (generator.random((20, 400)) < 0.5)
-    scores = training_step.canary_scores(canaries, left, 0.5, 0.5)
+    scores = canary_scores(canaries, left, 0.5, 0.5)
     assert (scores[canaries.included] > 0).mean() > 0.97
     assert (scores[~canaries.included] < 0).mean() > 0.97
 

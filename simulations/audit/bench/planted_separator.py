@@ -27,7 +27,7 @@ from lavq_core.training.site_data import SiteData
 from simulations import sample
 from simulations.audit.bench.case import Case, Outcome
 from simulations.audit.bench.planted_privacy import GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE, outcomes
-from simulations.audit.privacy.separator.training_step import CANARIES, audit_separator_step
+from simulations.audit.privacy.separator.training_step import audit_separator_step
 from simulations.audit.privacy.step_audit import StepAudit
 
 Planted = Callable[[], AbstractContextManager[Any]]
@@ -103,12 +103,12 @@ def bench_site() -> SiteData:
     return SiteData("bench", database, np.arange(len(database)), bench_config("eps1"))
 
 
-def play(preset: str, planted: Planted, seed: int, confidence: float, canaries: int = CANARIES) -> StepAudit:
-    """Audit a training in which something is planted; a fifth of the canaries has many records."""
+def play(preset: str, planted: Planted, seed: int, confidence: float) -> StepAudit:
+    """Audit a training in which something is planted."""
     config = bench_config(preset)
     config = replace(config, run=replace(config.run, seed=seed))
     with planted():
-        return audit_separator_step(config, bench_site(), seed, confidence, canaries, canaries // 5)
+        return audit_separator_step(config, bench_site(), seed, confidence)
 
 
 def _case(
