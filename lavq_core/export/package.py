@@ -100,12 +100,14 @@ def export_run(run: RunFolder, folder: Path, with_onnx: bool = True) -> Exported
 def _write_config(model: SharedModel, folder: Path) -> None:
     """Write the configuration without folders."""
     config = model.config  # its ``pretrained`` lies in a folder of this name here too
-    named = {name: Path(getattr(config.detector, name)).name for name in ("pretrained", "start")}
+    detector = replace(
+        config.detector, pretrained=Path(config.detector.pretrained).name, start=Path(config.detector.start).name
+    )
     stripped = replace(
         config,
         run=replace(config.run, dir=""),
         data=replace(config.data, dir="", cache_dir=""),
-        detector=replace(config.detector, **named),
+        detector=detector,
     )
     save_config(stripped, RunFolder(folder).config)
 

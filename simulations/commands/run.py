@@ -15,8 +15,8 @@ EXAMPLE = """\
   lavq run --data PUBLIC --out runs/network preset=detector
   lavq run privacy=eps3 detector.pretrained=runs/network
 
-detector.pretrained and detector.start take runs on public ECGs. Public means that none of their patients is a patient of
-a site: a site's epsilon does not hold for one who is.
+detector.pretrained and detector.start take runs on public ECGs. Public means that none of their patients is a patient
+of a site: a site's epsilon does not hold for one who is.
 
 settings (KEY=VALUE) are listed with their meaning in lavq_core/settings.py; presets: sample, ptbxl, detector, paper"""
 
