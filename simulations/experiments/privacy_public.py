@@ -12,8 +12,8 @@ those of all hospitals.
 ``untrained``    control: the same with those of the same network before it was trained
 ===============  =======================================================================================================
 
-The network is ``preset=detector`` as it stands, trained to its end. How public records are used, and half the preset's
-learning rate where a head is not new, were chosen on fold 9 of one seed.
+The network is ``preset=detector`` as it stands, trained to its end. How public records are used, and the
+smaller learning rate where a head is not new, were chosen on fold 9 of one seed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from simulations.launch import quoted
 ALONE = "public-alone"
 _LEVELS = tuple(arm for arm in ARMS if arm != "off")
 _WAYS = {"without": (), "start": ("head",), "pretrained": ("head", "network"), "untrained": ("head", "untrained")}
-_RATE = 0.5  # of the preset's learning rate, where training starts from the public head
+_RATES = {"eps8": 5.0, "eps3": 2.5, "eps1": 1.25}  # learning rates, where training starts from the public head
 _CONTROLS = {"start": ("without",), "pretrained": ("without", "start", "untrained")}  # what a way's gain is over
 
 
@@ -102,8 +102,7 @@ def _train(job: Job, work: Path) -> pd.DataFrame:
         used = {kind: RunFolder(_folder(work, kind, job.seed)) for kind in _WAYS[way]}
         added = []
         if "head" in used:
-            rate = _RATE * compose([*job.overrides, *ARMS[level]]).detector_training.lr
-            added += [f"detector.start={quoted(used['head'].root)}", f"detector_training.lr={rate}"]
+            added += [f"detector.start={quoted(used['head'].root)}", f"detector_training.lr={_RATES[level]}"]
         for network in (used[kind] for kind in used if kind != "head"):
             added += [f"detector.pretrained={quoted(network.root)}"]
             added += [f"detector.pretrained_sha256={weights_sha256(network)}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,38 +15,28 @@ import torch
 from lavq_core.config import compose, save_config
 from lavq_core.data import description_cache
 from lavq_core.data.database import Database
+from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError, RunError
+from lavq_core.export.package import export_run
 from lavq_core.models.detector import build_detector
 from lavq_core.models.feature_detector import NORM, FeatureDetector
 from lavq_core.models.pretrained import keep_pretrained, pretrained_network, weights_sha256
 from lavq_core.models.stored import load_shared_model
 from lavq_core.privacy.statement import privacy_statement
-from lavq_core.runs.artefact import save_artefact
+from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config, DetectorConfig, DetectorTrainingConfig
 from lavq_core.signals.description import SIZE
 from lavq_core.training.detector_training import predict
 from lavq_core.training.head_training import PatientItems, released_centre, train_head
-from server.app import initial_model
+from server.app import first_model, initial_model
+from tests.networks_on_disk import network_run, private_with
 
 C = 0.5
 
 
-def network_run(folder: Path, *more: str) -> RunFolder:
-    """A run of a small network, as training leaves it; its weights come from the seed."""
-    config, run = (
-        compose(["detector.width=8", "detector.blocks=1", "data.dir=/somebodys/folder", *more]),
-        RunFolder(folder),
-    )
-    save_artefact(run.model, initial_model(config).parts(), {"classes": []})
-    save_config(config, run.config)
-    return run
-
-
-def settings(run: RunFolder, *more: str) -> Config:
-    return compose([
-        "privacy=eps8", f"detector.pretrained='{run.root}'", f"detector.pretrained_sha256={weights_sha256(run)}", *more
-    ])  # fmt: skip
+def settings(run: RunFolder) -> Config:
+    return compose(private_with(run))
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +199,45 @@ def test_a_run_is_whole_without_the_folder_that_the_network_came_from(tmp_path: 
     moved = run.root.rename(tmp_path / "moved")
     torch.testing.assert_close(predict(load_shared_model(RunFolder(moved)).detector, ecgs), expected)
     assert "/somebodys/folder" not in RunFolder(moved).pretrained.config.read_text()
+
+
+def test_an_export_holds_the_network_and_no_folder_of_the_machine(tmp_path: Path, ecgs: torch.Tensor) -> None:
+    public = network_run(tmp_path / "public")
+    config, run = settings(public), RunFolder(tmp_path / "run")
+    config.detector.pretrained = keep_pretrained(config, run)
+    config.detector.start = str(tmp_path / "head")
+    save_config(config, run.config)
+    save_artefact(run.model, initial_model(config).parts(), {"classes": list(SUPERCLASSES)})
+    expected = predict(load_shared_model(run).detector, ecgs)
+    shutil.rmtree(public.root)
+    made = RunFolder(export_run(run, tmp_path / "package", with_onnx=False).folder)
+    shutil.rmtree(run.root)
+    torch.testing.assert_close(predict(load_shared_model(made).detector, ecgs), expected)
+    assert str(tmp_path) not in made.config.read_text() + made.pretrained.config.read_text()
+
+
+# --- where the head starts -------------------------------------------------------------------------------------------
+
+
+def test_the_head_starts_from_a_public_one_and_the_networks_columns_from_zero(
+    public: RunFolder, tmp_path: Path
+) -> None:
+    head = network_run(tmp_path / "head", "privacy=eps8", "privacy.epsilon=0")
+    parts, about = load_artefact(head.model)
+    parts["detector"]["head.weight"].normal_(generator=torch.Generator().manual_seed(0))
+    save_artefact(head.model, parts, about)
+    config = settings(public)
+    assert not initial_model(config).detector["head.weight"].any()
+    config.detector.start = str(head.root)
+    first, theirs = first_model(config).detector["head.weight"], parts["detector"]["head.weight"]
+    torch.testing.assert_close(first[:, :SIZE], theirs[:, :SIZE])
+    torch.testing.assert_close(first[:, -1], theirs[:, -1])
+    assert not first[:, SIZE:-1].any()
+    assert first.shape[1] == SIZE + 5 + 1
+
+
+def test_a_head_cannot_start_from_a_network(public: RunFolder) -> None:
+    config = settings(public)
+    config.detector.start = str(public.root)
+    with pytest.raises(ConfigError, match="takes a run of"):
+        first_model(config)
