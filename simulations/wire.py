@@ -39,7 +39,8 @@ def wire_metrics(run: RunFolder) -> Counts:
         found |= {f"bytes.site.{site.site}.down": site.down, f"bytes.site.{site.site}.up": site.up}
         found |= {f"updates.site.{site.site}.used": site.good, f"updates.site.{site.site}.asked": site.asked}
     model = shared_model(run)
-    for part in model.parts if model else ():
-        keys = (f"wire.{part}.{what}" for what in ("tensors", "values", "bytes"))
-        found |= dict(zip(keys, model.sent(part), strict=True))
+    if model is not None:
+        for part in model.parts:
+            keys = (f"wire.{part}.{what}" for what in ("tensors", "values", "bytes"))
+            found |= dict(zip(keys, model.sent(part), strict=True))
     return found
