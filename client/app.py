@@ -8,6 +8,10 @@ train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior, r
 evaluate   the number of records; the scores themselves stay on site
 =========  =========================================================================================================
 
+What comes in is ``server.model.SharedModel``: whole to train, and to an evaluation what that needs
+(``SharedModel.scored``). So a deployed site has a round's model whole when the next round begins, or with the last
+evaluation, and takes it over then for its own use.
+
 While training is private (``privacy.epsilon``), all of this is noised, public or constant (``client.private``), the
 number of records is the noised number of patients, or 0 in an evaluation, and ``train`` adds the head of the site's
 ``ledger`` with epsilon and delta so far.
@@ -61,6 +65,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
     shared = replace(_shared(message, site), moments=_moments(message, site))
+    if site.deployed and number > 1:
+        accept_model(site, shared, number - 1)
     ledger = open_ledger(site, _acknowledged(message, site))
     update = train_round(site.data, site.folder.private_model, shared, number, rounds, ledger)
     if not site.folder.data_report.exists():
@@ -84,11 +90,12 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     number, rounds = _round(message)
     detector = shared_detector(site.data.config, _state(message, "detector"))
     examples = evaluate_round(site, detector, number)
-    if site.deployed:
-        accept_model(site, detector, _shared(message, site), number)
     if number == rounds:
+        shared = _shared(message, site)
+        if site.deployed:
+            accept_model(site, shared, number)
         write_predictions(site, detector)
-        write_gallery(site, detector, _shared(message, site), number)
+        write_gallery(site, detector, shared, number)
     private = site.data.config.privacy.epsilon > 0
     return RecordDict({"metrics": MetricRecord({"num-examples": 0 if private else examples})})
 

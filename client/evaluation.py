@@ -14,8 +14,9 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.metrics.auc import macro_auc
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.detector import Detector
+from lavq_core.models.pretrained import keep_pretrained
 from lavq_core.models.prior import available_diseases, draw_statements
-from lavq_core.models.stored import load_private
+from lavq_core.models.stored import load_private, shared_detector
 from lavq_core.models.twins import request_twins
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import rounds_in, write_atomic
@@ -42,14 +43,15 @@ def evaluate_round(site: Site, detector: Detector, number: int) -> int:
     return len(positions)
 
 
-def accept_model(site: Site, detector: Detector, shared: SharedState, number: int) -> None:
+def accept_model(site: Site, shared: SharedState, number: int) -> None:
     """Keep the shared model of a round for the site's own use: ``lavq serve``, ``detect`` and ``twin`` read it.
 
     It is in the form of a run folder, with a calibration on the site's own validation fold where it has one. The model
     comes last and as a whole.
     """
-    run = site.folder.accepted
+    run, detector = site.folder.accepted, shared_detector(site.data.config, shared.detector)
     save_config(site.data.config, run.config)
+    keep_pretrained(site.data.config, run)
     positions = site.data.fold_positions(site.data.config.data.validation_fold)
     if len(positions) > 0:
         probabilities = predict(detector, site.data.database.signals(positions)).numpy()

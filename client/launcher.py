@@ -1,9 +1,9 @@
 """What a site starts in place of Flower's ``flwr-clientapp``: the same program behind the site's policy.
 
 A server decides which app its sites run, and an app does what it likes with the data it finds. So the policy cannot be
-left to the app. Flower's SuperExec starts ``flwr-clientapp`` by its name; at a site, a script of that name comes first
-in ``PATH`` and calls this module. Here the bundle that the server sent is hashed before anything of it is unpacked. One
-that is not on the site's list is answered by Flower's own error reply, and nothing of it has run.
+left to the app. The site's SuperExec (``client.superexec``) runs this where Flower's would run ``flwr-clientapp``. Here
+the bundle that the server sent is hashed before anything of it is unpacked. One that is not on the site's list is
+answered by Flower's own error reply, and nothing of it has run.
 
 The texts of exceptions that Flower itself would send (an app that cannot be imported, for example) are cut down to the
 exception's class, since a text can name a patient.
@@ -17,14 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.flower_adapter import run_client_app
+from client.flower_adapter import Task, run_client_app
 from client.policy import APP_HASH, SitePolicy
 from lavq_core.errors import LavqError, PolicyError
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import SiteFolder
-
-POLICY, SITE_DIR = "LAVQ_SITE_POLICY", "LAVQ_SITE_DIR"
-"""Environment variables that name the policy file and the site's own folder; set by the site's own unit."""
+from server.deployment.folders import POLICY, SITE_DIR
 
 
 def checked(policy: SitePolicy, folder: SiteFolder) -> Callable[[str], None]:
@@ -45,8 +43,8 @@ def checked(policy: SitePolicy, folder: SiteFolder) -> Callable[[str], None]:
     return check
 
 
-def main() -> Any:
-    """Run Flower's ClientApp process; its arguments are Flower's."""
+def launch(task: Task) -> Any:
+    """Be Flower's ClientApp process, if the site's policy permits; returns the process's exit code."""
     try:
         policy, folder = SitePolicy.load(os.environ[POLICY]), SiteFolder(Path(os.environ[SITE_DIR]))
     except KeyError as error:
@@ -55,8 +53,4 @@ def main() -> Any:
     except LavqError as error:
         sys.stderr.write(f"no app is run: {error}\n")
         return 2
-    return run_client_app(checked(policy, folder))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_client_app(task, checked(policy, folder))

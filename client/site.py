@@ -112,6 +112,8 @@ def _deployed(overrides: tuple[str, ...], name: str, data_dir: str, site_dir: st
 def _configured(overrides: tuple[str, ...], site_dir: str) -> Config:
     config = compose(overrides)
     config.data.cache_dir = str(Path(site_dir) / "cache")
+    if config.detector.pretrained:  # wherever the server has it, here it is what the hospital itself has put there
+        config.detector.pretrained = str(Path(site_dir) / "pretrained")
     return config
 
 

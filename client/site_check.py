@@ -71,9 +71,6 @@ def _secrets(folder: SiteNodeFolder) -> Iterator[Finding]:
         yield Finding(WRONG, "secrets", f"others can read {', '.join(loose)}: chmod 600 secrets/*")
     if not missing and not loose:
         yield Finding(OK, "secrets", "all there, readable by their owner alone")
-    stand_in = folder.programs / "flwr-clientapp"
-    if not os.access(stand_in, os.X_OK):
-        yield Finding(WRONG, "launcher", "bin/flwr-clientapp is not there or not executable: lavq deploy units FOLDER")
 
 
 def _policy(policy: SitePolicy) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from lavq_core.settings import Config
 from lavq_core.settings_check import check
 
 _NO_FIGURE = (
-    "run.dir", "run.resume", "run.tensorboard", "data.cache_dir",
+    "run.dir", "run.resume", "run.tensorboard", "data.cache_dir", "detector.pretrained", "detector.start",
     "federation.join_timeout", "federation.round_timeout", "federation.retries",
 )  # fmt: skip
 

@@ -124,6 +124,9 @@ class DetectorConfig:
     blocks: int = 4  # residual blocks, each halves time
     kernel: int = 7  # samples
     dropout: float = 0.2  # before the head
+    pretrained: str = ""  # features: folder of a resnet's run on public ECGs (no patient of theirs is any site's)
+    pretrained_sha256: str = ""  # of its model/detector.safetensors; `lavq run`, `demo` and `experiment` fill it in
+    start: str = ""  # features: folder of a features run on public ECGs, whose head training starts from
 
 
 @dataclass
@@ -145,6 +148,7 @@ class DetectorTrainingConfig:
     amplitude: float = 0.2  # relative spread of a record's gain
     shift: float = 0.5  # s, largest circular time shift
     warp: float = 0.0  # s, largest displacement of a slow time warp
+    tada: float = 0.0  # s, farthest that an adversarial warp (``lavq_core.training.tada``) moves a sample; 0: off
     wander: float = 0.1  # mV, baseline wander added
     lead_dropout: float = 0.1  # chance that a lead is blanked
 

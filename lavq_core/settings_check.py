@@ -81,6 +81,7 @@ def check(config: Config) -> None:
             f"detector_training.positive_weights takes a number above 0 for each of {', '.join(SUPERCLASSES)}",
         ),
         (not 0.0 <= config.detector_training.warp <= 0.2, "detector_training.warp must lie between 0 and 0.2 s"),
+        (not 0.0 <= config.detector_training.tada <= 0.2, "detector_training.tada must lie between 0 and 0.2 s"),
         (
             config.audit.shadows < 6 or config.audit.shadows % 2 == 1,
             "audit.shadows must be even and at least 6: every patient is in half of the shadows, and a pair is left "
@@ -138,6 +139,10 @@ def _privacy(config: Config) -> list[tuple[bool, str]]:
     on = privacy.epsilon > 0
     return [
         (config.detector.kind not in DETECTORS, f"detector.kind must be one of {', '.join(DETECTORS)}"),
+        (
+            bool(config.detector.pretrained or config.detector.start) and not features,
+            "detector.pretrained and detector.start are for detector.kind=features, whose head uses them",
+        ),
         (
             features and training.steps == 0,
             "detector.kind=features needs detector_training.steps; epochs / steps of the patients take part in "

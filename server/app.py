@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.codebook import initial_codebook, merge_statistics
 from lavq_core.models.detector import build_detector
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import beat_tokens, make_networks
+from lavq_core.models.pretrained import keep_pretrained
+from lavq_core.models.stored import load_shared_model, shared_detector
 from lavq_core.privacy.statement import privacy_statement
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
@@ -76,8 +80,9 @@ def serve(grid: Grid, config: Config) -> None:
         if config.run.resume:
             loop.resume(initial_model(config))
         else:
+            config.detector.pretrained = keep_pretrained(config, run)
             save_config(config, run.config)
-            loop.run(initial_model(config))
+            loop.run(first_model(config))
 
 
 def require_same_settings(config: Config, run: RunFolder) -> None:
@@ -97,8 +102,26 @@ def require_same_settings(config: Config, run: RunFolder) -> None:
         )
 
 
+def first_model(config: Config) -> SharedModel:
+    """Make what the first round starts from: ``initial_model``, or with the public head that ``detector.start`` names.
+
+    Raises:
+        ConfigError: ``detector.start`` is a run of another kind of detector.
+        RunError: it is no finished run.
+    """
+    made = initial_model(config)
+    if not config.detector.start:
+        return made
+    public = load_shared_model(RunFolder.open(config.detector.start)).detector
+    detector = shared_detector(config, made.detector)
+    if not (isinstance(public, FeatureDetector) and isinstance(detector, FeatureDetector)):
+        raise ConfigError(f"detector.start takes a run of detector.kind=features, and {config.detector.start} is none")
+    detector.start_from(public)
+    return replace(made, detector=detector.state_dict())
+
+
 def initial_model(config: Config) -> SharedModel:
-    """Make what every site starts from; it depends on ``run.seed`` alone."""
+    """Make a model that nobody has trained; it depends on ``run.seed`` alone."""
     seed = config.run.seed
     detector = build_detector(config.detector, config.data.sampling_rate, seed)
     codebook = initial_codebook(config.codebook, beat_tokens(config), seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
@@ -42,6 +42,14 @@ class SharedModel:
             "detector": self.detector, "codebook": self.codebook, "networks": self.networks, "moments": self.moments
         }  # fmt: skip
         return {name: state for name, state in parts.items() if state}
+
+    def scored(self, last: bool) -> SharedModel:
+        """Return what sites need to evaluate: the detector alone, which is all they score.
+
+        After the last round also codebook and networks, with which they make their twins and which come no other way;
+        after another round these come with the next training. Never moments.
+        """
+        return replace(self, moments={}) if last else SharedModel(self.detector, {}, {})
 
     def records(self) -> RecordDict:
         """Return the ``ArrayRecord``s of a message."""

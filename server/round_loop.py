@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
@@ -160,9 +160,9 @@ class RoundLoop:
 
     def _evaluate(self, exchange: Exchange, after: Checkpoint, sites: dict[int, str]) -> None:
         """Let every site evaluate the model of a round; after the last one all have time to write their predictions."""
-        enough = self.settings.enough if after.round < self.settings.rounds else 0
-        scored = replace(after.model, moments={})  # two thirds of the bytes, of no use to an evaluation
-        question = self._question("evaluate", scored, after.round, read_evaluation, enough)
+        last = after.round >= self.settings.rounds
+        enough = 0 if last else self.settings.enough
+        question = self._question("evaluate", after.model.scored(last), after.round, read_evaluation, enough)
         for answer in exchange.ask(sites, question):
             self.events.write("site-evaluated", round=after.round, **answer.fields(answer.value))
 

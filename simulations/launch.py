@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
+from lavq_core.models.pretrained import weights_sha256
+from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from simulations import sample
 from simulations.partitions import partition
@@ -36,11 +38,23 @@ def prepare(overrides: Sequence[str], data: str | None, out: str | None, prefix:
     folder = Path(data or given.data.dir or SAMPLE).expanduser().resolve()
     default = Path("runs") / f"{prefix}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     run = Path(out or given.run.dir or default).expanduser().resolve()
-    complete = [*overrides, f"data.dir={quoted(folder)}", f"run.dir={quoted(run)}"]
+    complete = [*overrides, f"data.dir={quoted(folder)}", f"run.dir={quoted(run)}", *_pretrained(given)]
     config = compose(complete)
     database = Database.configured(config.data)
     partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
     return complete, config
+
+
+def _pretrained(config: Config) -> list[str]:
+    """Settings that name what was trained on public ECGs: absolute folders, and the network's sha256."""
+    made = []
+    if config.detector.pretrained:
+        network = RunFolder.open(config.detector.pretrained)
+        sha256 = config.detector.pretrained_sha256 or weights_sha256(network)
+        made += [f"detector.pretrained={quoted(network.root)}", f"detector.pretrained_sha256={sha256}"]
+    if config.detector.start:
+        made.append(f"detector.start={quoted(RunFolder.open(config.detector.start).root)}")
+    return made
 
 
 def quoted(path: Path) -> str:

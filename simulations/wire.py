@@ -39,8 +39,9 @@ def wire_metrics(run: RunFolder) -> Counts:
         found |= {f"bytes.site.{site.site}.down": site.down, f"bytes.site.{site.site}.up": site.up}
         found |= {f"updates.site.{site.site}.used": site.good, f"updates.site.{site.site}.asked": site.asked}
     model = shared_model(run)
-    if model is not None:
-        for part in model.parts:
-            keys = (f"wire.{part}.{what}" for what in ("tensors", "values", "bytes"))
-            found |= dict(zip(keys, model.sent(part), strict=True))
+    if model is None:
+        return found
+    for part in model.parts:
+        keys = (f"wire.{part}.{what}" for what in ("tensors", "values", "bytes"))
+        found |= dict(zip(keys, model.sent(part), strict=True))
     return found

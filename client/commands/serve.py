@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.deployment.folders import SiteNodeFolder
 
 HELP = "answer detections and twins over gRPC, with the newest model that the site has accepted"
 EXAMPLE = """\
-  lavq serve --site /etc/lavq/st-mary --listen 127.0.0.1:50051
+  lavq serve --site /etc/lavq/st-mary
   lavq serve --site /etc/lavq/st-mary --listen 0.0.0.0:50051 --certificate serve.crt --key serve.key
   lavq serve --run runs/demo --insecure
   grpcurl -cacert /etc/lavq/st-mary/certificates/loopback.crt localhost:50051 list"""
+
+
+_LISTEN = "127.0.0.1:50051"
+_LOOK = 1.0  # s between two looks for a site's first model
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--site", metavar="FOLDER", help="a deployed site's folder; a newer round's model is taken over")
     what.add_argument("--run", metavar="RUN", help="a run folder")
     parser.add_argument("--calibration", metavar="JSON", help="with --run: a site's calibration.json")
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="default 127.0.0.1:50051")
-    parser.add_argument("--certificate", metavar="PEM", help="of the service (with --site: the site's for loopback)")
+    parser.add_argument("--wait", action="store_true", help="with --site: begin when the site has its first model")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help=f"default: with --site as its site.toml says, otherwise {_LISTEN}"
+    )
+    parser.add_argument(
+        "--certificate", metavar="PEM", help="of the service (with --site: certificates/inference.crt, or loopback.crt)"
+    )
     parser.add_argument("--key", metavar="PEM", help="its key")
     parser.add_argument("--client-ca", metavar="PEM", help="clients must show a certificate of this CA")
     parser.add_argument("--insecure", action="store_true", help="no TLS; on the loopback interface only")
@@ -39,34 +52,43 @@ def execute(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from client.serving.model import ServedModel, model_folder
+    from client.serving.model import ServedModel, has_model, model_folder
     from client.serving.server import InferenceServer, Listening
     from lavq_core.errors import ConfigError
 
     if args.workers < 1 or args.max_message < 1:
         raise ConfigError("--workers and --max-message must be at least 1")
+    if args.wait and not args.site:
+        raise ConfigError("--wait belongs to --site: a run folder's model is there or not")
     certificate, key = _certificate(args)
+    client_ca = Path(args.client_ca) if args.client_ca else None
+    address = args.listen or (_site(args).settings().inference if args.site else _LISTEN)
+    listening = Listening(address, certificate, key, client_ca, args.workers, args.max_message)
     torch.set_num_threads(1)  # requests share the cores
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model = ServedModel(model_folder(args.run, args.site), args.calibration)
-    client_ca = Path(args.client_ca) if args.client_ca else None
-    listening = Listening(args.listen, certificate, key, client_ca, args.workers, args.max_message)
-    server = InferenceServer(model, listening)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    served = model.now()
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    host, tls = args.listen.rpartition(":")[0], "with TLS" if certificate else "WITHOUT TLS"
+    if args.wait and not has_model(args.site):
+        console.print("waiting for the site's first model: it comes with the second round, or at a run's end")
+        while not has_model(args.site):
+            if ending.wait(_LOOK):
+                return 0
+    model = ServedModel(model_folder(args.run, args.site), args.calibration)
+    server = InferenceServer(model, listening)
+    served = model.now()
+    host, tls = address.rpartition(":")[0], "with TLS" if certificate else "WITHOUT TLS"
     console.print(f"listening on {host}:{server.port} {tls}: round {served.round}, model {served.digest[:12]}")
     console.print("research use, not a medical device; nothing of a request is kept")
-    ending.wait()
+    while not ending.wait(1.0):  # a signal that another thread receives does not wake this one
+        pass
     server.close()
     return 0
 
 
 def _certificate(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """Find certificate and key: given, the site's own for the loopback interface, or none where that is said."""
+    """Find certificate and key: given, the site's own, or none where that is said."""
     from lavq_core.errors import ConfigError
 
     if bool(args.certificate) != bool(args.key) or (args.insecure and args.certificate):
@@ -78,7 +100,12 @@ def _certificate(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
     if args.insecure:
         return None, None
     if args.site:
-        from server.deployment.folders import SiteNodeFolder
-
-        return SiteNodeFolder(Path(args.site).expanduser().resolve()).certificate("loopback")
+        own = _site(args).certificate("inference")
+        return own if own[0].is_file() else _site(args).certificate("loopback")
     raise ConfigError("give --certificate and --key, or --insecure for the loopback interface")
+
+
+def _site(args: argparse.Namespace) -> SiteNodeFolder:
+    from server.deployment.folders import SiteNodeFolder
+
+    return SiteNodeFolder(Path(args.site).expanduser().resolve())

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from client.data_card import Section
+    from lavq_core.data.database import Database
 
 from lavq_core.cli.help import add_command
 
 HELP = "look after one hospital: its data card, and whether it is ready to join"
 EXAMPLE = """\
   lavq site check federation/sites/st-mary
-  lavq site report /path/to/ptb-xl --out data-card.html"""
+  lavq site report /path/to/ptb-xl --out data-card.html
+  lavq site report /path/to/ptb-xl --out data-card.html --noise noise.csv"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +72,9 @@ def _configure_report(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help="the whole card, FILE.html or FILE.md (default: the summary alone)"
     )
     parser.add_argument("--sampling-rate", type=int, default=100, metavar="HZ", help="100 or 500 (default 100)")
+    parser.add_argument(
+        "--noise", metavar="CSV", help="learn from the records themselves which are noisy (a minute): a score of each"
+    )
     parser.set_defaults(action=_report)
 
 
@@ -79,6 +90,8 @@ def _report(args: argparse.Namespace) -> int:
     database = Database.open(args.database, args.sampling_rate)
     with error.status("looking for beats and duplicates, and how much noise a budget of privacy asks for"):
         sections = site_report(database)
+    if args.noise:
+        sections.append(_noise(database, Path(args.noise), error))
     console = Console(highlight=False)
     for section in sections[:2]:
         show(console, section)
@@ -86,3 +99,14 @@ def _report(args: argparse.Namespace) -> int:
         write_card(Path(args.out), f"Data card: {database.folder.name}", INTRO, sections)
         error.print(f"{len(sections)} sections, written to {args.out}; it names records: keep it at the site")
     return 0
+
+
+def _noise(database: Database, path: Path, error: Console) -> Section:
+    """Write every record's noise, and return the card's section."""
+    from client.noise_card import noise_section, noise_table, write_noise_table
+
+    with error.status("learning what is usual here, and scoring every record"):
+        table = noise_table(database)
+    write_noise_table(path, table)
+    error.print(f"noise of {len(table)} records, written to {path}; it names records: keep it at the site")
+    return noise_section(table)

@@ -12,7 +12,7 @@ from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.networks import Networks
 from lavq_core.models.stored import SharedModel, load_calibration, load_networks, load_shared_model
 from lavq_core.runs.artefact import MANIFEST, load_artefact
-from lavq_core.runs.layout import RunFolder
+from lavq_core.runs.layout import RunFolder, SiteFolder
 
 _LOOK = 1.0  # s between two looks for a newer model
 _log = logging.getLogger("lavq.serve")
@@ -108,7 +108,15 @@ def model_folder(run: str | None, site: str | None) -> RunFolder:
     """
     if run:
         return RunFolder.open(run)
-    accepted = RunFolder(Path(str(site)).expanduser().resolve() / "state" / "accepted")
-    if not accepted.config.is_file():
-        raise RunError(f"{site} has accepted no model yet: it does at the end of its first round")
-    return RunFolder.open(accepted.root)
+    if not has_model(str(site)):
+        raise RunError(f"{site} has accepted no model yet: the first comes with the second round, or at a run's end")
+    return RunFolder.open(_accepted(str(site)).root)
+
+
+def has_model(site: str) -> bool:
+    """Tell whether a deployed site has accepted a model."""
+    return (_accepted(site).model / MANIFEST).is_file()
+
+
+def _accepted(site: str) -> RunFolder:
+    return SiteFolder(Path(site).expanduser().resolve() / "state").accepted

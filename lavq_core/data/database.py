@@ -14,7 +14,7 @@ import torch
 
 from lavq_core.data.beat_cache import open_beats
 from lavq_core.data.cache import MICROVOLTS, default_cache_dir, open_pack
-from lavq_core.data.description_cache import open_descriptions
+from lavq_core.data.description_cache import Network, open_descriptions, open_network_descriptions
 from lavq_core.data.labels import SUPERCLASSES, superclass_labels, superclass_of
 from lavq_core.data.ptbxl import read_tables
 from lavq_core.errors import DataError
@@ -107,6 +107,14 @@ class Database:
     def descriptions(self) -> np.ndarray:
         """Every record's fixed description (n, SIZE), computed the first time and kept beside the pack."""
         return open_descriptions(self.pack, self.packed, self.sampling_rate, self.beats)
+
+    def described(self, positions: Positions, network: Network | None = None) -> torch.Tensor:
+        """Read what a features detector sees of some records: float32 (m, SIZE), and the network's numbers behind."""
+        rows = self._all(positions)
+        parts = [self.descriptions[rows]]
+        if network is not None:
+            parts.append(open_network_descriptions(self.pack, self.packed, network)[rows])
+        return torch.from_numpy(np.concatenate(parts, axis=1))
 
     def positions_of(self, ecg_ids: Sequence[int]) -> np.ndarray:
         """Return the positions of records by ``ecg_id``, in the order asked.

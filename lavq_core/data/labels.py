@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lavq_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """The order of labels, probabilities and scores everywhere."""
@@ -28,6 +31,8 @@ def public_statements() -> pd.DataFrame:
     Columns ``description`` (English), ``diagnostic``, ``form``, ``rhythm`` (0 or 1) and ``diagnostic_class``. One table
     for all sites: a hospital that words them otherwise would give the shared networks other embeddings.
     """
+    import pandas as pd  # most programs that name classes need no table
+
     text = (Path(__file__).parent / "statements.json").read_text(encoding="utf-8")
     return pd.DataFrame(json.loads(text)).set_index("code")
 

@@ -57,6 +57,8 @@ def _model(model: SharedModel, onnx: float | None) -> str:
         "codebook": f"{config.codebook.size} codes of width {config.codebook.dim}",
         "networks": ", ".join(config.federation.share) or "none: twins need a site's own",
     }
+    if config.detector.pretrained:
+        facts["pre-trained network"] = f"on ECGs that count as public, sha256 {config.detector.pretrained_sha256}"
     if onnx is not None:
         facts["ONNX"] = f"probabilities differ from the original's by at most {onnx:.1g} on the parity check"
     return _table(("", ""), facts.items())

@@ -5,6 +5,7 @@
 ``detector.onnx``    the detector for other runtimes
 ``config.yaml``      the configuration, without folders of the machine that trained
 ``metrics.json``     every figure of the run, without its command line
+``pretrained/``      the network on public ECGs whose logits the detector reads, where there is one
 ``calibration.json`` temperatures and thresholds
 ``MODEL_CARD.md``    what it is, how well it does, what it is not for
 ``manifest.json``    what this is, and the sha256 of every other file
@@ -19,7 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lavq_core.errors import RunError
 from lavq_core.export.model_card import model_card
 from lavq_core.export.onnx_detector import require_onnx, write_onnx
 from lavq_core.models.calibration import detector_digest
+from lavq_core.models.pretrained import keep_pretrained
 from lavq_core.models.stored import SharedModel, load_calibration, load_shared_model
 from lavq_core.report.numbers import Metrics
 from lavq_core.runs.artefact import MANIFEST
@@ -78,6 +80,7 @@ def export_run(run: RunFolder, folder: Path, with_onnx: bool = True) -> Exported
         if with_onnx:
             difference = write_onnx(model.detector, model.classes, model.config.data.sampling_rate, fresh / ONNX)
         shutil.copytree(run.model, fresh / "model")
+        keep_pretrained(model.config, RunFolder(fresh))
         _write_config(model, fresh)
         if calibration is not None:
             calibration.save(RunFolder(fresh).calibration)
@@ -96,13 +99,15 @@ def export_run(run: RunFolder, folder: Path, with_onnx: bool = True) -> Exported
 
 def _write_config(model: SharedModel, folder: Path) -> None:
     """Write the configuration without folders."""
-    config = model.config
-    kept = config.run.dir, config.data.dir, config.data.cache_dir
-    config.run.dir = config.data.dir = config.data.cache_dir = ""
-    try:
-        save_config(config, RunFolder(folder).config)
-    finally:
-        config.run.dir, config.data.dir, config.data.cache_dir = kept
+    config = model.config  # its ``pretrained`` lies in a folder of this name here too
+    pretrained, start = (Path(given).name for given in (config.detector.pretrained, config.detector.start))
+    stripped = replace(
+        config,
+        run=replace(config.run, dir=""),
+        data=replace(config.data, dir="", cache_dir=""),
+        detector=replace(config.detector, pretrained=pretrained, start=start),
+    )
+    save_config(stripped, RunFolder(folder).config)
 
 
 def _about(run: RunFolder, model: SharedModel, difference: float | None) -> dict[str, object]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.models.feature_detector import FeatureDetector
+from lavq_core.models.feature_detector import FeatureDetector, standard
 from lavq_core.signals.description import BEAT_SAMPLES, BEAT_SCALE
 
 
@@ -31,7 +31,6 @@ class BeatJudge(nn.Module):
         super().__init__()
         self.register_buffer("head", detector.head.weight.detach().clone())
         self.register_buffer("centre", detector.centre.clone())
-        self._standard = FeatureDetector(detector.sampling_rate).standard  # around a centre of 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Map median beats ``(B, 8, W)`` in mV to logits ``(B, 5)``."""
@@ -39,4 +38,4 @@ class BeatJudge(nn.Module):
         beat = beat / math.sqrt(beat.shape[1])
         rest = self.centre.new_zeros(self.centre.shape[0] - beat.shape[1]).expand(len(beat), -1)
         apart = torch.cat([beat - self.centre[: beat.shape[1]], rest], dim=1)
-        return F.linear(self._standard(apart), self.head)
+        return F.linear(standard(apart, torch.zeros_like(self.centre)), self.head)

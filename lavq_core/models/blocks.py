@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +54,14 @@ class BeatStem(nn.Module):
         return self.blocks(self.embed(x) + self.place + self.patient(covariates).unsqueeze(-1))
 
 
+class Read(NamedTuple):
+    """Keys and values of a memory."""
+
+    keys: Tensor  # (B, H, L, width / H)
+    values: Tensor  # (B, H, L, width / H)
+    there: Tensor | None  # (B, 1, 1, L) bool, or None where all of it is there
+
+
 class Attention(nn.Module):
     """Multi-head attention in a few lines.
 
@@ -67,15 +77,24 @@ class Attention(nn.Module):
         self.value = nn.Linear(memory_width, width)
         self.out = nn.Linear(width, width)
 
+    def read(self, memory: Tensor, mask: Tensor | None = None) -> Read:
+        """Read ``memory (B, L, memory_width)`` once, to ``answer`` from often; ``mask (B, L)`` bool, true if there."""
+        attended = None if mask is None else mask[:, None, None, :]
+        return Read(self._split(self.key(memory)), self._split(self.value(memory)), attended)
+
+    def answer(self, tokens: Tensor, read: Read) -> Tensor:
+        """Answer ``tokens (B, N, width)`` from what was read."""
+        q = self._split(self.query(tokens))
+        answer = F.scaled_dot_product_attention(q, read.keys, read.values, attn_mask=read.there)  # (B, H, N, width / H)
+        return self.out(answer.transpose(1, 2).flatten(2))  # (B, N, width)
+
     def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Answer ``tokens (B, N, width)`` from ``memory (B, L, memory_width)``; ``mask (B, L)`` bool, true if there."""
-        split = (self.heads, tokens.shape[-1] // self.heads)
-        q = self.query(tokens).unflatten(-1, split).transpose(1, 2)  # (B, H, N, width / H)
-        k = self.key(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, L, width / H)
-        v = self.value(memory).unflatten(-1, split).transpose(1, 2)  # (B, H, L, width / H)
-        attended = None if mask is None else mask[:, None, None, :]
-        answer = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)  # (B, H, N, width / H)
-        return self.out(answer.transpose(1, 2).flatten(2))  # (B, N, width)
+        return self.answer(tokens, self.read(memory, mask))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Share channels out among heads: ``(B, L, width)`` to ``(B, H, L, width / H)``."""
+        return x.unflatten(-1, (self.heads, x.shape[-1] // self.heads)).transpose(1, 2)
 
 
 class ReportAttention(nn.Module):
@@ -99,5 +118,13 @@ class ReportAttention(nn.Module):
         Returns:
             ``(B, N, width)``.
         """
-        memory = torch.cat([self.null.expand(len(tokens), -1, -1), self.loudness(memory)], dim=1)  # (B, 1 + L, ...)
-        return self.attention(tokens, memory, torch.cat([mask.new_ones(len(mask), 1), mask], dim=1))
+        return self.answer(tokens, self.read(memory, mask))
+
+    def read(self, memory: Tensor, mask: Tensor) -> Read:
+        """Read a report once; arguments as in ``forward``."""
+        memory = torch.cat([self.null.expand(len(memory), -1, -1), self.loudness(memory)], dim=1)  # (B, 1 + L, ...)
+        return self.attention.read(memory, torch.cat([mask.new_ones(len(mask), 1), mask], dim=1))
+
+    def answer(self, tokens: Tensor, read: Read) -> Tensor:
+        """Answer ECG tokens ``(B, N, width)`` from a report that was read."""
+        return self.attention.answer(tokens, read)

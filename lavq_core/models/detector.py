@@ -28,10 +28,11 @@ class Detector(nn.Module, ABC):
 def build_detector(config: DetectorConfig, sampling_rate: int, seed: int) -> Detector:
     """Make a detector of ``detector.kind``, whose weights depend on the seed alone."""
     from lavq_core.models.feature_detector import FeatureDetector
+    from lavq_core.models.pretrained import pretrained_network
     from lavq_core.models.resnet import ResNet
 
     if config.kind == "features":
-        return FeatureDetector(sampling_rate)
+        return FeatureDetector(sampling_rate, pretrained_network(config, sampling_rate))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResNet(config, sampling_rate)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavq_core.models.blocks import COVARIATES, Attention, ReportAttention
+from lavq_core.models.blocks import COVARIATES, Attention, Read, ReportAttention
 from lavq_core.settings import CodebookConfig, SeparatorConfig
 
 _LAYERS = 2
@@ -35,10 +35,13 @@ class _Layer(nn.Module):
         self.think = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(_DROPOUT)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map ``(B, N, width)`` to the same."""
-        normed = self.attention_norm(h)
-        h = h + self.dropout(self.attention(normed, normed))
+    def forward(self, h: Tensor, places: Tensor | None = None) -> Tensor:
+        """Map ``(B, N, width)`` to the same, or to ``(B, n, width)`` of some ``places (B, n)``, which look at all."""
+        normed = asking = self.attention_norm(h)
+        if places is not None:
+            chosen = places.unsqueeze(-1).expand(-1, -1, h.shape[-1])  # (B, n, width)
+            h, asking = h.gather(1, chosen), normed.gather(1, chosen)
+        h = h + self.dropout(self.attention(asking, normed))
         return h + self.dropout(self.think(self.think_norm(h)))
 
 
@@ -75,9 +78,17 @@ class PriorNetwork(nn.Module):
         Returns:
             Logits ``(B, N, K + 1)``.
         """
-        h = self.symbol(symbols) + self.place + self.patient(covariates).unsqueeze(1)  # (B, N, width)
-        for layer in self.layers:
-            h = layer(h + self.statements(h, memory, mask))
+        return self._score(symbols, self._known(covariates), self.statements.read(memory, mask))
+
+    def _known(self, covariates: Tensor) -> Tensor:
+        """What a token knows whatever is drawn, its place and its patient: ``(B, N, width)``."""
+        return self.place + self.patient(covariates).unsqueeze(1)
+
+    def _score(self, symbols: Tensor, known: Tensor, asked: Read, places: Tensor | None = None) -> Tensor:
+        """Score the symbols of all tokens, ``(B, N, K + 1)``, or of some ``places (B, n)``, ``(B, n, K + 1)``."""
+        h = self.symbol(symbols) + known  # (B, N, width)
+        for number, layer in enumerate(self.layers, start=1):
+            h = layer(h + self.statements.answer(h, asked), places if number == len(self.layers) else None)
         return self.head(h)
 
     def loss(
@@ -123,10 +134,10 @@ class PriorNetwork(nn.Module):
         device = valid.device
         symbols = torch.full(valid.shape, self.hidden, device=device)
         order = torch.rand(valid.shape, generator=generator).argsort(dim=1).to(device)  # (B, N)
-        for places in order.tensor_split(_DRAWS, dim=1):  # (B, N / _DRAWS)
-            logits = self(covariates, memory, mask, symbols).float()
-            chosen = logits.gather(1, places.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))  # (B, n, K + 1)
-            weights = chosen.softmax(dim=-1).flatten(0, 1).cpu()  # (B n, K + 1)
+        known, asked = self._known(covariates), self.statements.read(memory, mask)
+        for places in order.tensor_split(_DRAWS, dim=1):  # (B, n), n = N / _DRAWS
+            logits = self._score(symbols, known, asked, places).float()  # (B, n, K + 1)
+            weights = logits.softmax(dim=-1).flatten(0, 1).cpu()  # (B n, K + 1)
             drawn = torch.multinomial(weights, 1, generator=generator).reshape(places.shape).to(device)
             drawn = torch.where(valid.gather(1, places) > 0, drawn, torch.full_like(drawn, self.normal))
             symbols = symbols.scatter(1, places, drawn)

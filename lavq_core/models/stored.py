@@ -64,6 +64,8 @@ def load_shared_model(run: RunFolder) -> SharedModel:
         RunError: the run has no final model (it was broken off), or a file was changed.
     """
     config = load_config(run.config)
+    if config.detector.pretrained:
+        config.detector.pretrained = str(run.pretrained.root)
     parts, about = load_artefact(run.model)
     detector = shared_detector(config, parts["detector"])
     return SharedModel(detector, parts["codebook"], config, tuple(about["classes"]))

@@ -32,7 +32,23 @@ def privacy_statement(config: Config) -> str:
         f"{_said(centre, 'the sum of their descriptions')}, "
         f"{_said(detector, f'gradient sums of the detector clipped to {privacy.clipping_norm:g} a patient')}"
         f"{''.join(f', {said}' for said in _separator(config, further))}; "
-        f"{'elsewhere ' if further else ''}{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}."
+        f"{'elsewhere ' if further else ''}{_sampling(detector)}; PRV accountant; not covered: {_NOT_COVERED}"
+        f"{_pretrained(config)}."
+    )
+
+
+def _pretrained(config: Config) -> str:
+    """Say whose ECGs were taken to be public; nothing where none were."""
+    detector, what = config.detector, []
+    if detector.pretrained:
+        what.append(f"the pre-trained network (sha256 {detector.pretrained_sha256[:16]})")
+    if detector.start:
+        what.append("the head at the start")
+    if not what:
+        return ""
+    return (
+        f", and whoever {' and '.join(what)} learned from: these ECGs count as public, so none of their patients may "
+        "be a site's patient"
     )
 
 

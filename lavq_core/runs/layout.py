@@ -127,6 +127,11 @@ class RunFolder:
         return self.root / "model"
 
     @property
+    def pretrained(self) -> RunFolder:
+        """Run folder of the network whose logits the detector reads (``detector.pretrained``), its model alone."""
+        return RunFolder(self.root / "pretrained")
+
+    @property
     def calibration(self) -> Path:
         """JSON: the same from all sites' validation folds together; only a simulation can make it."""
         return self.root / "calibration.json"

@@ -9,9 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used, which takes a second that most programs never spend
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal import resample
 
 _FINE = 800  # Hz, about, of the fine grid
 _RAMP = 12  # samples at least, over which a record's end is led back to its beginning
@@ -36,13 +35,13 @@ def upsample(signals: np.ndarray, factor: int, margins: tuple[int, int]) -> np.n
         ``(b, 8, F, L)`` float32: entry [f, t] lies at sample ``t - margins[0] + f / F``.
     """
     (left, right), samples = margins, signals.shape[-1]
-    length = next_fast_len(left + samples + right + _RAMP, real=True)
+    length = scipy.fft.next_fast_len(left + samples + right + _RAMP, real=True)
     padded = np.pad(signals, ((0, 0), (0, 0), (left, length - left - samples)), mode="edge")
     back = padded[..., left + samples + right :]
     back += np.linspace(0.0, 1.0, back.shape[-1], dtype=np.float32) * (padded[..., :1] - padded[..., -1:])
     cycles = np.arange(length // 2 + 1) / length  # per sample
     turn = np.exp(2j * np.pi * cycles * np.arange(1, factor)[:, None] / factor).astype(np.complex64)  # (F - 1, L/2 + 1)
-    between = irfft(rfft(padded)[..., None, :] * turn, n=length, overwrite_x=True)
+    between = scipy.fft.irfft(scipy.fft.rfft(padded)[..., None, :] * turn, n=length, overwrite_x=True)
     return np.concatenate([padded[..., None, :], between], axis=-2)
 
 
@@ -69,6 +68,6 @@ def shift_weights(length: int, factor: int) -> np.ndarray:
     The frame is held beyond its ends, so that the filter rings outside.
     """
     held = np.pad(np.eye(length), ((0, 0), (_HELD, _HELD)), mode="edge")
-    fine = resample(held, factor * held.shape[-1], axis=-1)
+    fine = scipy.signal.resample(held, factor * held.shape[-1], axis=-1)
     begin = factor * _HELD + np.arange(factor + 1)
     return np.stack([fine[:, i : i + factor * length : factor] for i in begin], axis=1).astype(np.float32)

@@ -10,8 +10,7 @@ beat, which all leads share). The threshold follows each record's own beats. Tun
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks
+import scipy  # its parts are loaded when they are first used
 
 from lavq_core.signals.leads import LEADS, to_independent
 
@@ -45,7 +44,7 @@ def find_r_peaks_batch(signals: np.ndarray, sampling_rate: float) -> list[np.nda
     if signals.shape[1] == len(LEADS):
         signals = to_independent(signals)
     envelope = _steepness(signals, sampling_rate)  # (n, T), mV
-    baseline = uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
+    baseline = scipy.ndimage.uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
     deflection = np.abs(signals - baseline).sum(axis=1)  # (n, T), mV
     typical = _typical_beat(envelope, sampling_rate)  # (n,), mV
     median = np.median(envelope, axis=-1)  # (n,), mV
@@ -61,7 +60,7 @@ def _steepness(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     samples = signals.shape[-1]
     slope = np.zeros((len(signals), samples), dtype=np.float32)
     slope[:, span // 2 : span // 2 + samples - span] = np.abs(signals[..., span:] - signals[..., :-span]).sum(axis=1)
-    return uniform_filter1d(slope, _samples(_QRS, sampling_rate), axis=-1, mode="constant")
+    return scipy.ndimage.uniform_filter1d(slope, _samples(_QRS, sampling_rate), axis=-1, mode="constant")
 
 
 def _typical_beat(envelope: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -74,7 +73,8 @@ def _typical_beat(envelope: np.ndarray, sampling_rate: float) -> np.ndarray:
 
 def _peaks(envelope: np.ndarray, deflection: np.ndarray, typical: float, sampling_rate: float) -> np.ndarray:
     """Peaks of one record: ``envelope`` and ``deflection`` are (T,)."""
-    candidates, _ = find_peaks(envelope, height=_LEVEL * typical, distance=_samples(_REFRACTORY, sampling_rate))
+    apart = _samples(_REFRACTORY, sampling_rate)
+    candidates, _ = scipy.signal.find_peaks(envelope, height=_LEVEL * typical, distance=apart)
     reach = _samples(_REFINE, sampling_rate)
     near = np.clip(candidates[:, None] + np.arange(-reach, reach + 1), 0, len(deflection) - 1)  # (beats, window)
     return np.unique(near[np.arange(len(near)), deflection[near].argmax(axis=1)])

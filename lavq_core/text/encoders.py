@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch.nn import functional as F
 
 from lavq_core.errors import ConfigError
@@ -45,6 +43,9 @@ class LatentSemanticEncoder:
     """
 
     def __init__(self, vocabulary: Sequence[str], width: int) -> None:
+        from sklearn.decomposition import TruncatedSVD  # takes a second, which a program without texts need not spend
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self.width = width
         self._words = TfidfVectorizer(analyzer="word", ngram_range=(1, 2), sublinear_tf=True)
         self._letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
+from lavq_core.training.tada import harden
 
 BETAS = (0.9, 0.999)
 """How much AdamW's moments keep a step."""
@@ -153,10 +154,12 @@ def take_steps(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, progress)
             x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
-            x = augment(x, config, sampling_rate, on_device)
-            with mixed_precision(device):
+            x, y = augment(x, config, sampling_rate, on_device), data.y[rows].to(device)
+            if config.tada > 0.0:
+                x = harden(model, x, y, config.tada, sampling_rate, on_device)
+            with mixed_precision(device, wide=True):
                 logits = model(x)
-            loss = detector_loss(logits.float(), data.y[rows].to(device), data.weight[rows].to(device), positive)
+            loss = detector_loss(logits.float(), y, data.weight[rows].to(device), positive)
             losses.append(loss.detach())
             for weights, before in zip(model.parameters(), start, strict=False):
                 loss = loss + 0.5 * proximal * (weights - before).square().sum()

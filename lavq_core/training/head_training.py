@@ -25,8 +25,9 @@ from lavq_core.privacy.noise import poisson_sample
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.detector_training import weight_average
 
-Watch = Callable[[Tensor], None]
-"""Is told the weights ``(5, SIZE + 1)`` after every step: what the accounting takes an adversary to see."""
+Watch = Callable[[Tensor, Tensor], None]
+"""Is told after every step the weights ``(5, SIZE + 1)``, which the accounting takes an adversary to see, and who has
+taken part, ``(patients,)`` bool, which it does not."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def train_head(
             velocity = config.momentum * velocity + gradient
             weights -= (config.lr * velocity).to(weights.dtype)
             if watch is not None:
-                watch(weights.detach().clone())
+                watch(weights.detach().clone(), taking_part)
             if average is not None:
                 average.update_parameters(model)
         if average is not None:

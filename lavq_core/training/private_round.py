@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -13,10 +14,27 @@ from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
 from lavq_core.privacy.noise import secret_generator
 from lavq_core.privacy.plan import Plan
+from lavq_core.settings import Config
+from lavq_core.training.guided import GuidedBeats
 from lavq_core.training.local_steps import Round
 from lavq_core.training.private_separator import PrivateSeparatorTrainer
-from lavq_core.training.private_statistics import private_statistics
-from lavq_core.training.site_data import SiteData
+from lavq_core.training.private_statistics import Watch, private_statistics
+
+
+class SitePatients(Protocol):
+    """What of a site trains its separator (``SiteData`` has it)."""
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+
+    @property
+    def beats(self) -> GuidedBeats:
+        """n training records."""
+
+    @property
+    def beat_owners(self) -> Tensor:
+        """Patients of ``beats``, ``(n,)`` int64."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class SeparatorRelease:
 
 
 def separator_round(
-    site: SiteData,
+    site: SitePatients,
     networks: Networks,
     codebook: CodebookState,
     detector: FeatureDetector,
@@ -42,6 +60,8 @@ def separator_round(
     size: float,
     place: Round,
     kept: Mapping[str, Tensor],
+    make_trainer: Callable[..., PrivateSeparatorTrainer] | None = None,
+    watch: Watch | None = None,
 ) -> SeparatorRelease:
     """Train one round in place; a round in which the plan has no separator changes and releases nothing.
 
@@ -54,13 +74,15 @@ def separator_round(
         size: released number of patients.
         place: which round.
         kept: from the site's last round.
+        make_trainer: an auditor's, whose trainer writes down what its steps release.
+        watch: an auditor's, see ``private_statistics``.
     """
     config, own = site.config, plan.separator_in(place.number)
     if own is None:
         nothing = no_statistics(config.codebook, beat_tokens(config))
         return SeparatorRelease(networks.shared(config.federation.share), nothing, codebook["codes"], dict(kept))
     steps, before = config.separator_training.steps, own.before
-    trainer = PrivateSeparatorTrainer(
+    trainer = (make_trainer or PrivateSeparatorTrainer)(
         networks,
         codebook,
         BeatJudge(detector) if place.number > 1 else None,
@@ -75,7 +97,7 @@ def separator_round(
     owner = site.beat_owners
     trainer.run(site.beats, owner, steps)
     statistics = private_statistics(
-        networks, trainer.codes, site.beats, owner, config, own.counts.noise_multiplier, size
+        networks, trainer.codes, site.beats, owner, config, own.counts.noise_multiplier, size, watch
     )
     leaving = {name: value.clone() for name, value in networks.shared(config.federation.share).items()}
     return SeparatorRelease(leaving, statistics, trainer.codes, trainer.keep())

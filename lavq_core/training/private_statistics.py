@@ -9,6 +9,7 @@ the many places is 0, and nothing is more than so many patients can give (the se
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from lavq_core.privacy.clipping import clipped_sum, item_weights, release
 from lavq_core.settings import Config
 from lavq_core.training.guided import GuidedBeats, class_weights
 
+Watch = Callable[[Tensor], None]
+"""Is told the noised sum ``(d,)`` before anything is made of it: what the accounting takes an adversary to see."""
+
 _ROUNDING = 1e-5  # relative, by which a sum of latents stays below its count
 
 
@@ -32,6 +36,7 @@ def private_statistics(
     config: Config,
     noise_multiplier: float,
     size: float,
+    watch: Watch | None = None,
 ) -> dict[str, Tensor]:
     """Release ``{"counts", "sums", "prior", "requests"}``, float32.
 
@@ -42,6 +47,7 @@ def private_statistics(
         config: which of ``privacy.codebook``.
         noise_multiplier: of the mechanism.
         size: released number of patients.
+        watch: an auditor's.
     """
     summed = config.privacy.codebook == "sums"
     blank = no_statistics(config.codebook, data.valid.shape[1])
@@ -50,6 +56,8 @@ def private_statistics(
     for rows in data.abnormal().split(256):
         total += clipped_sum(contributions(networks, codes, data.take(rows), config), weights[rows], 1.0)
     noised, found, start = release(total, 1.0, noise_multiplier), {}, 0
+    if watch is not None:
+        watch(noised.clone())
     for name, bound in bounds.items():
         values = noised[start : start + blank[name].numel()].reshape(blank[name].shape)
         found[name], start = values * bound * math.sqrt(len(bounds)), start + values.numel()

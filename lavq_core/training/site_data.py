@@ -16,6 +16,7 @@ from lavq_core.data.requests import statement_names
 from lavq_core.models.beat_input import BeatInput
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
+from lavq_core.models.pretrained import pretrained_network
 from lavq_core.models.strip import strip_places
 from lavq_core.models.twins import Patients
 from lavq_core.settings import Config
@@ -68,15 +69,15 @@ class SiteData:
     @cached_property
     def described(self) -> PatientItems:
         """Training records for a features detector, by patient."""
-        rows = self.train_positions
-        described = torch.from_numpy(np.array(self.database.descriptions[rows]))
+        rows, config = self.train_positions, self.config
+        described = self.database.described(rows, pretrained_network(config.detector, config.data.sampling_rate))
         labels = torch.from_numpy(self.database.labels[rows])
         return PatientItems.of(described, labels, self.rows(rows)["patient_id"].to_numpy())
 
     def scores(self, detector: Detector, positions: np.ndarray) -> np.ndarray:
         """Probabilities ``(n, 5)`` of a detector for some positions; one of fixed features takes the kept ones."""
         if isinstance(detector, FeatureDetector):
-            return detector.scores(torch.from_numpy(np.array(self.database.descriptions[positions]))).numpy()
+            return detector.scores(self.database.described(positions, detector.network)).numpy()
         return predict(detector, self.database.signals(positions)).numpy()
 
     @cached_property

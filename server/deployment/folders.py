@@ -20,6 +20,9 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A site's name: it becomes a folder, a label of a host and the common name of a certificate."""
 
+POLICY, SITE_DIR = "LAVQ_SITE_POLICY", "LAVQ_SITE_DIR"
+"""Environment variables of a site's SuperExec: the policy file, and the folder of what the site keeps."""
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -58,6 +61,7 @@ class SiteSettings:
         data_dir: a folder in PTB-XL's layout.
         sidecar_port: on the loopback interface: where the SuperNode finds the gateway.
         runtime_port: on the loopback interface: where the site's SuperExec finds its SuperNode.
+        inference: ``HOST:PORT`` on which ``lavq serve`` listens.
     """
 
     name: str
@@ -65,6 +69,7 @@ class SiteSettings:
     data_dir: str
     sidecar_port: int
     runtime_port: int
+    inference: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,10 @@ class Folder:
         return self.root / "policy.toml"
 
     def certificate(self, name: str) -> tuple[Path, Path]:
-        """PEM files of a certificate and its key: ``gateway``, ``site``, or ``loopback``, self-signed."""
+        """PEM files of a certificate and its key: ``gateway``, ``site``, or ``loopback``, self-signed.
+
+        A site may have one more, ``inference``, by which those who ask it for detections know it.
+        """
         return self.root / "certificates" / f"{name}.crt", self.root / "secrets" / f"{name}.key"
 
 
@@ -153,11 +161,6 @@ class SiteNodeFolder(Folder):
     def node_key(self) -> Path:
         """OpenSSH private key of the node."""
         return self.root / "secrets" / "node.key"
-
-    @property
-    def programs(self) -> Path:
-        """Folder that comes first in the ``PATH`` of Flower's programs: ours in place of ``flwr-clientapp``."""
-        return self.root / "bin"
 
     def settings(self) -> SiteSettings:
         """Read ``site.toml``.

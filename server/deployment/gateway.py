@@ -1,16 +1,21 @@
 """The one door from outside to the SuperLink: what a SuperNode needs, and nothing else.
 
 Flower serves its control API, which starts code on every node and asks nobody who they are, on the same port as the
-fleet API of its nodes. So the SuperLink listens on the loopback interface alone, and this gateway passes on the fleet
-API and the health check. It can ask for a client certificate and takes only the sites on its list; it limits the size
-of bodies and the rate of requests; and it writes one line a request to an audit log that holds no body.
+fleet API of its nodes. So the SuperLink listens on the loopback interface alone, and this gateway passes on the calls
+of a SuperNode and the health check. It can ask for a client certificate and takes only the sites on its list; it limits
+the size of bodies and the rate of requests; and it writes one line a request to an audit log that holds no body.
+
+Certificate and node key belong together. Flower's node signs every request with its key and names the key in a header;
+the SuperLink verifies the signature and knows the key, but no certificate. The gateway knows both: a request whose key
+is not the one in ``keys/SITE.pub`` of the certificate's own site goes no further. Keys are read afresh every time.
 
 Status codes are chosen for Flower's client, which tries again after 502, 503 and 504 and gives up after others:
 
 ====  ================================================================================================================
-404   not a route of the fleet API (the control and runtime APIs among them)
+404   not a call that a SuperNode makes (the control and runtime APIs are not, nor is registering itself)
 405   another method than the route's
-421   a certificate of ours, but not of a site on the list (401 and 403 would say something else to Flower's client)
+421   a certificate of ours, but not of a site on the list, or the node key is another's (401 and 403 would say
+      something else to Flower's client)
 413   the body is too large
 502   the SuperLink does not answer
 503   too many requests
@@ -19,11 +24,12 @@ Status codes are chosen for Flower's client, which tries again after 502, 503 an
 
 from __future__ import annotations
 
-import re
+import binascii
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +38,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -43,7 +50,17 @@ from lavq_core.runs.events import EventLog
 from lavq_core.web.body import bounded_body
 from server.deployment.folders import ServerFolder, ServerSettings
 
-_FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
+FLEET = {
+    f"/v1/fleet/{call}" for call in (
+        "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run",
+        "get-fab", "pull-object", "push-object", "confirm-message-received",
+    )
+}  # fmt: skip
+"""What a SuperNode with a registered key calls."""
+
+NODE_KEY_HEADER = "flwr-public-key"
+"""Flower's header with a node's public key, PEM in base64; named here because Flower takes a second to import."""
+
 _HOP_BY_HOP = {
     "connection", "content-encoding", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding",
     "upgrade",
@@ -86,13 +103,13 @@ class Gateway:
     """Decides about requests and passes them on.
 
     Attributes:
+        folder: of the server; the gateway reads its nodes' public keys and writes its audit log.
         settings: of the server.
-        audit: folder of the audit logs.
         upstream: client of the SuperLink.
     """
 
+    folder: ServerFolder
     settings: ServerSettings
-    audit: Path
     upstream: httpx.AsyncClient
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 
@@ -114,7 +131,7 @@ class Gateway:
 
     def _refusal(self, request: Request, peer: str) -> tuple[int, str] | None:
         path = request.url.path
-        wanted = "GET" if path == "/health" else "POST" if _FLEET.fullmatch(path) else None
+        wanted = "GET" if path == "/health" else "POST" if path in FLEET else None
         if wanted is None:
             return 404, "no such route here"
         if request.method != wanted:
@@ -125,7 +142,18 @@ class Gateway:
         rate, burst, now = self.settings.requests_per_second, float(self.settings.burst), time.monotonic()
         if not self._buckets.setdefault(who, Bucket(rate, burst, burst, now)).take(now):
             return 503, "too many requests"
+        possible = [peer] if peer else self.settings.sites
+        if path in FLEET and not self._knows(request.headers.get(NODE_KEY_HEADER, ""), possible):
+            return 421, "the node key is not this site's"
         return None
+
+    def _knows(self, shown: str, sites: Iterable[str]) -> bool:
+        """Tell whether a request's key is that of one of the sites; whether it signed, the SuperLink checks."""
+        try:
+            key = b64decode(shown, validate=True)
+        except binascii.Error:
+            return False
+        return any(key == node_key(self.folder, site) for site in sites)
 
     async def _pass_on(self, request: Request, body: bytes) -> Response:
         headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
@@ -137,7 +165,7 @@ class Gateway:
         return Response(answer.content, answer.status_code, kept)
 
     def _log(self, request: Request, peer: str, response: Response, size: int, reason: str, seconds: float) -> None:
-        EventLog(self.audit / f"audit-{datetime.now(UTC):%Y-%m-%d}.jsonl").write(
+        EventLog(self.folder.audit / f"audit-{datetime.now(UTC):%Y-%m-%d}.jsonl").write(
             "request",
             site=peer,
             address=request.client.host if request.client else "",
@@ -151,20 +179,24 @@ class Gateway:
         )
 
 
-def application(settings: ServerSettings, audit: Path, superlink: str, trust: ssl.SSLContext | bool) -> Starlette:
-    """Make the ASGI application.
+def node_key(folder: ServerFolder, site: str) -> bytes | None:
+    """Read a site's public node key, in the form in which Flower's nodes send it; None if there is none to read."""
+    try:
+        key = load_ssh_public_key(folder.public_key(site).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
-    Args:
-        settings: of the server.
-        audit: folder of the audit logs.
-        superlink: its URL.
-        trust: whom to take for the SuperLink.
-    """
+
+def application(folder: ServerFolder, settings: ServerSettings) -> Starlette:
+    """Make the ASGI application of a server's gateway."""
+    trust = ssl.create_default_context(cafile=str(folder.certificate("loopback")[0]))
+    superlink = f"https://127.0.0.1:{settings.superlink_port}"
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, object]]:
         async with httpx.AsyncClient(base_url=superlink, verify=trust, timeout=_TIMEOUT, trust_env=False) as upstream:
-            yield {"gateway": Gateway(settings, audit, upstream)}
+            yield {"gateway": Gateway(folder, settings, upstream)}
 
     async def handle(request: Request) -> Response:
         gateway: Gateway = request.state.gateway
@@ -177,11 +209,9 @@ def application(settings: ServerSettings, audit: Path, superlink: str, trust: ss
 def configuration(folder: ServerFolder) -> uvicorn.Config:
     """Return how the gateway of a server is run."""
     settings = folder.settings()
-    trust = ssl.create_default_context(cafile=str(folder.certificate("loopback")[0]))
-    superlink = f"https://127.0.0.1:{settings.superlink_port}"
     certificate, key = map(str, folder.certificate("gateway"))
     return uvicorn.Config(
-        application(settings, folder.audit, superlink, trust),
+        application(folder, settings),
         host=settings.host,
         port=settings.port,
         ssl_certfile=certificate,

@@ -82,8 +82,9 @@ def write_deployment(root: Path, plan: Plan) -> Deployment:
         node = deployment.site(name)
         _prepare(node)
         data = str(plan.data.expanduser().resolve() / name) if plan.data else ""
-        ports = (plan.port + 10 + 2 * place, plan.port + 11 + 2 * place)
-        write_settings(node.settings_file, SiteSettings(name, f"{plan.names[0]}:{plan.port}", data, *ports))
+        sidecar, runtime, inference = range(plan.port + 10 + 3 * place, plan.port + 13 + 3 * place)
+        gateway, listening = f"{plan.names[0]}:{plan.port}", f"127.0.0.1:{inference}"
+        write_settings(node.settings_file, SiteSettings(name, gateway, data, sidecar, runtime, listening))
         write_node_key(node.node_key, server.public_key(name))
         about = {"apps": plan.apps, "epsilon_max": plan.epsilon_max, "minimum_patients": plan.minimum_patients}
         write_atomic(node.policy, render("policy.toml.j2", **about))
@@ -129,7 +130,7 @@ def _check(root: Path, plan: Plan) -> None:
         raise ConfigError("every site needs a name of its own: --sites a,b,c")
     if not plan.names:
         raise ConfigError("the gateway needs a host name: --host NAME")
-    if not 0 < plan.port < 65536 - 12 - 2 * len(plan.sites):
+    if not 0 < plan.port < 65536 - 13 - 3 * len(plan.sites):
         raise ConfigError(f"port {plan.port} leaves no room for the ports after it: choose a smaller one")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ConfigError(f"{root} is in use: give a new folder, or lavq deploy renew and units to change this one")

@@ -1,6 +1,7 @@
 """The programs of a server and of a site: what each is started with, and when it is started again.
 
-Units, compose files and the supervisor of ``lavq deploy up`` are all made from these lists.
+Units, compose files and the supervisor of ``lavq deploy up`` are all made from these lists; a site's inference service
+has a unit and a container alone, as trying out a federation does not need it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.deployment.folders import ServerFolder, SiteNodeFolder
+from server.deployment.folders import POLICY, SITE_DIR, ServerFolder, SiteNodeFolder
 from server.flower_environment import OFFLINE, program
 
 CONNECTION = "deployment"
 """Name of the SuperLink in the server's ``FLWR_HOME/config.toml``."""
 
 _REFUSED = 10.0  # s between two starts of a SuperNode
+_LOOK = 0.5  # s between two questions of a SuperExec for tasks; Flower's own second is added to every message
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def server_programs(folder: ServerFolder) -> list[Program]:
     settings = folder.settings()
     certificate, key = map(str, folder.certificate("loopback"))
     address, secret = f"127.0.0.1:{settings.superlink_port}", str(folder.superexec_secret)
-    environment = _environment(folder.flower_home, [])
+    environment = _environment(folder.flower_home)
     superlink = [sys.executable, "-m", "server.deployment.superlink"]
     superlink += ["--host", "127.0.0.1", "--port", str(settings.superlink_port)]
     superlink += ["--ssl-certfile", certificate, "--ssl-keyfile", key, "--ssl-ca-certfile", certificate]
@@ -75,7 +77,7 @@ def site_programs(folder: SiteNodeFolder) -> list[Program]:
     settings = folder.settings()
     certificate = str(folder.certificate("loopback")[0])
     runtime, secret = f"127.0.0.1:{settings.runtime_port}", str(folder.superexec_secret)
-    environment = _environment(folder.flower_home, [folder.programs])
+    environment = _environment(folder.flower_home)
     values = {"site": settings.name, "data-dir": settings.data_dir}
     values |= {"site-dir": str(folder.state), "policy": str(folder.policy)}
     supernode = [program("flower-supernode"), "--superlink", f"127.0.0.1:{settings.sidecar_port}"]
@@ -83,22 +85,30 @@ def site_programs(folder: SiteNodeFolder) -> list[Program]:
     supernode += ["--isolation", "process", "--superexec-auth-secret-file", secret]
     supernode += ["--host", "127.0.0.1", "--port", str(settings.runtime_port)]
     supernode += ["--node-config", " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())]
-    superexec = [program("flower-superexec"), "--runtime-api-address", runtime, "--insecure"]
+    superexec = [sys.executable, "-m", "client.superexec", "--runtime-api-address", runtime, "--insecure"]
     superexec += ["--superexec-auth-secret-file", secret]
+    permitted = {POLICY: str(folder.policy), SITE_DIR: str(folder.state)}
     sidecar = [sys.executable, "-m", "client.sidecar", str(folder.root)]
     return [
         Program(f"sidecar-{settings.name}", tuple(sidecar), environment, folder.work),
         Program(f"supernode-{settings.name}", tuple(supernode), environment, folder.work, _REFUSED, _REFUSED),
-        Program(f"superexec-{settings.name}", tuple(superexec), environment, folder.work),
+        Program(f"superexec-{settings.name}", tuple(superexec), environment | permitted, folder.work),
     ]
 
 
-def _environment(home: Path, first: list[Path]) -> dict[str, str]:
-    """Return what Flower's programs must find, ours before theirs."""
-    scripts = [str(folder) for folder in first] + [str(Path(program("flwr")).parent), os.defpath]
+def inference_program(folder: SiteNodeFolder) -> Program:
+    """The site's inference service; it needs nothing of the others but the models that they bring."""
+    command = (program("lavq"), "serve", "--site", str(folder.root), "--wait")
+    return Program(f"inference-{folder.settings().name}", command, _environment(folder.flower_home), folder.work)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return what Flower's programs must find."""
+    scripts = [str(Path(program("flwr")).parent), os.defpath]
     return {
         **OFFLINE,
         "FLWR_HOME": str(home),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{_LOOK:g}",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PATH": os.pathsep.join(scripts),
         "NO_PROXY": "127.0.0.1,localhost",

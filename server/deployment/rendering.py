@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lavq_core.runs.layout import write_atomic
-from server.deployment.folders import ServerFolder, SiteNodeFolder
-from server.deployment.processes import Program, server_programs, site_programs
+from server.deployment.folders import ServerFolder, SiteNodeFolder, SiteSettings
+from server.deployment.processes import Program, inference_program, server_programs, site_programs
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, keep_trailing_newline=True
@@ -26,7 +27,7 @@ def render(template: str, **values: object) -> str:
 
 
 def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
-    """Write systemd units, compose file, guide and, at a site, the stand-in for ``flwr-clientapp``.
+    """Write systemd units, compose file and guide.
 
     Args:
         folder: of the server or of a site, where it lies now.
@@ -37,9 +38,8 @@ def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
         programs, title = server_programs(folder), "LAVQ server"
         guide = render("guide_server.md.j2", days=f"{days:g}", **vars(settings))
     else:
-        programs, title = site_programs(folder), f"LAVQ site {folder.settings().name}"
+        programs, title = [*site_programs(folder), inference_program(folder)], f"LAVQ site {folder.settings().name}"
         guide = render("guide_site.md.j2", days=f"{days:g}", **vars(settings))
-        _write_stand_in(folder)
     for program in programs:
         unit = f"lavq-{program.name}.service"
         earlier = [f"lavq-{other.name}.service" for other in programs[: programs.index(program)]]
@@ -61,27 +61,17 @@ def write_units(folder: ServerFolder | SiteNodeFolder, days: float) -> None:
     write_atomic(folder.root / "OPERATING.md", guide)
 
 
-def _write_stand_in(folder: SiteNodeFolder) -> None:
-    """Write the script by which SuperExec starts our launcher where it means ``flwr-clientapp``."""
-    path = folder.programs / "flwr-clientapp"
-    lines = [
-        "#!/bin/sh",
-        "# Runs the server's app behind this site's policy (client/launcher.py). Must come first in SuperExec's PATH.",
-        'site=$(cd "$(dirname "$0")/.." && pwd)',
-        'export LAVQ_SITE_POLICY="$site/policy.toml" LAVQ_SITE_DIR="$site/state"',
-        f'for python in "{sys.executable}" python3; do',
-        '    if command -v "$python" >/dev/null; then exec "$python" -m client.launcher "$@"; fi',
-        "done",
-    ]
-    write_atomic(path, "\n".join(lines) + "\n")
-    path.chmod(0o755)
-
-
 def _compose(folder: ServerFolder | SiteNodeFolder, title: str, programs: Sequence[Program]) -> str:
-    """The container with the port comes first, as the others share its network."""
+    """The first container has the port that is open to the machine, as the others share its network."""
     settings, data = folder.settings(), ""
     inside = {str(folder.root): _IN_CONTAINER, str(Path(sys.executable).parent): "/usr/local/bin"}
-    if isinstance(folder, SiteNodeFolder) and (data := folder.settings().data_dir):
+    if isinstance(settings, SiteSettings):
+        host, _, port = settings.inference.rpartition(":")
+        published, data = f"{host}:{port}:{port}", settings.data_dir
+        programs = [*programs[:-1], _listening_everywhere(programs[-1], port)]
+    else:
+        published = f"{settings.port}:{settings.port}"
+    if data:
         inside[data] = _DATA_IN_CONTAINER
     outward = [program for program in programs if program.name == "gateway"] or list(programs[:1])
     ordered = [*outward, *[program for program in programs if program not in outward]]
@@ -98,7 +88,7 @@ def _compose(folder: ServerFolder | SiteNodeFolder, title: str, programs: Sequen
         home=_IN_CONTAINER,
         data_dir=data,
         home_data=_DATA_IN_CONTAINER,
-        port=getattr(settings, "port", 0),
+        published=published,
         programs=[
             {
                 "name": program.name,
@@ -109,6 +99,11 @@ def _compose(folder: ServerFolder | SiteNodeFolder, title: str, programs: Sequen
             for program in ordered
         ],
     )
+
+
+def _listening_everywhere(inference: Program, port: str) -> Program:
+    """In its container; who reaches the container is said by the port that is published."""
+    return replace(inference, command=(*inference.command, "--listen", f"0.0.0.0:{port}"))
 
 
 def _quoted(word: str) -> str:

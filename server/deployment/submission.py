@@ -123,10 +123,10 @@ def follow(
         events = read_events(run.events)
         for event in events[seen:]:
             show(event)
-            told = time.monotonic()
+            told = heard = time.monotonic()
         seen = len(events)
         over = seen > before and events[-1]["event"] in ("run-finished", "run-failed")
-        if over or time.monotonic() - asked > _ASK_FLOWER:
+        if over or time.monotonic() - max(asked, told) > _ASK_FLOWER:
             row, asked = run_row(server, run_id), time.monotonic()
             if row["status"] != "unknown":
                 heard = asked

@@ -13,6 +13,7 @@ from lavq_core.data.cache import MICROVOLTS
 from lavq_core.data.database import Database
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
+from lavq_core.models.pretrained import pretrained_network
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import LabelledEcgs
 
@@ -27,7 +28,7 @@ class Cohort:
     patients: np.ndarray  # (P,) patient_id
     member: np.ndarray  # (P,) bool, trained on by the run
     positions: np.ndarray  # (n,) int64, row of each record in its database
-    described: np.ndarray | None = None  # (n, SIZE) fixed descriptions, where the detector is one of features
+    described: np.ndarray | None = None  # (n, size) descriptions, where the detector is one of features
 
     @classmethod
     def of_run(cls, database: Database, config: Config) -> Cohort:
@@ -42,6 +43,7 @@ class Cohort:
         member[owner[~held_out]] = True
         scored = np.flatnonzero(held_out != member[owner])
         features = config.detector.kind == "features"
+        network = pretrained_network(config.detector, config.data.sampling_rate)
         return cls(
             np.asarray(database.packed[scored]),
             database.labels[scored],
@@ -49,7 +51,7 @@ class Cohort:
             patients,
             member,
             scored,
-            np.array(database.descriptions[scored]) if features else None,
+            database.described(scored, network).numpy() if features else None,
         )
 
     def __len__(self) -> int:

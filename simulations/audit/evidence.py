@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulations.audit.attacks.scores import Scores, attack
+from simulations.audit.attacks.scores import Scores, patient_statistics, score
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Finding, measure, measure_replicas
-from simulations.audit.shadows.training import Shadows
+from simulations.audit.shadows.training import Answers, Shadows
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Evidence:
     shadows: Shadows
 
 
-def gather(own: list[Scores], shadows: Shadows, cohort: Cohort) -> Evidence:
-    """Measure the attacks on the run, and the same on every shadow, which is then a replica attacked by the others."""
-    replicas = [
-        attack(shadows.of(index), shadows.without_pair_of(index), cohort) for index in range(len(shadows.included))
-    ]
+def gather(target: Answers, shadows: Shadows, cohort: Cohort) -> Evidence:
+    """Attack the run by what it answers, and every shadow, which is then a replica attacked by the others."""
+    known = replace(shadows, answers=patient_statistics(shadows.answers, cohort))
+    own = score(patient_statistics(target, cohort), known)
+    replicas = [score(known.of(index), known.without_pair_of(index)) for index in range(len(known.included))]
     findings = [measure(one.surface, one.attack, one.values, cohort.member, one.votes) for one in own]
     by_attack = list(zip(*replicas, strict=True))  # an attack's scores of each replica
     for one in by_attack:

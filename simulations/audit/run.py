@@ -15,13 +15,15 @@ from lavq_core.errors import RunError
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.device import pick_device
-from simulations.audit.answers import BeatFrame, model_answers, own_nearest_code, publishes_networks
-from simulations.audit.attacks.scores import Scores, attack
+from simulations.audit.answers import model_answers, own_nearest_code
+from simulations.audit.attacks.people import BeatFrame
+from simulations.audit.attacks.scores import Scores
 from simulations.audit.attacks.twin_links import twin_links
 from simulations.audit.claim import weigh
 from simulations.audit.cohort import Cohort
 from simulations.audit.evidence import gather
 from simulations.audit.finding import Finding, Metrics
+from simulations.audit.published import PublishedModel, publishes_networks
 from simulations.audit.shadows.federated import FederatedRecipe
 from simulations.audit.shadows.training import train_shadows
 from simulations.audit.verdict import NO_POWER, worth_trying
@@ -70,21 +72,22 @@ def audit_run(
         _write(run, config, database, metrics, {"shadows_trained": 0}, started)
         return metrics
     frame = BeatFrame.of_cohort(database, config, cohort) if publishes_networks(config) else None
-    target = model_answers(run, cohort, frame)
+    model = PublishedModel.of_run(run, frame)
+    target = model_answers(model, cohort)
     if not np.isfinite(target["logits"]).all():
         raise RunError(f"the detector in {run.model} answers with values that are not finite: its training has failed")
-    if frame is not None:
-        target |= own_nearest_code(run, config, frame.people)
+    if model.networks is not None:
+        target |= own_nearest_code(model.networks)
     recipe = FederatedRecipe.of_run(config, pick_device(config.run.device).type, frame)
     shadows = train_shadows(cohort, recipe, run.audit, workers, console)
-    evidence = gather(attack(target, shadows, cohort), shadows, cohort)
+    evidence = gather(target, shadows, cohort)
     metrics = sizes | {"audit.shadows": config.audit.shadows, "audit.shadows_whole": int(recipe.whole)}
     for finding in evidence.findings:
         metrics |= finding.metrics()
     if evidence.control is not None:
         metrics |= {f"audit.control.{end}": value for end, value in _auc(evidence.control).items()}
-    if frame is not None:
-        metrics |= twin_links(run, config, frame, cohort)
+    if model.networks is not None:
+        metrics |= twin_links(model.networks, cohort)
     claim = weigh(run, config, database, evidence)
     metrics |= claim.metrics()
     _write_scores(run, cohort, evidence.own)

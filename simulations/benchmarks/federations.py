@@ -96,6 +96,13 @@ def round_4(setting: Setting) -> Pair:
     return federated_round(setting, 4, *_LOCAL, "separator_training.steps=1")
 
 
+def round_preset(setting: Setting) -> Pair:
+    """A round of the preset ``sample`` as configured, in which separator, editor and twins train from the first."""
+    return federated_round(
+        setting, 4, "preset=sample", "federation.rounds=1", "separator_training.after=0", "twins.after=0"
+    )
+
+
 def round_50(setting: Setting) -> Pair:
     """A round of fifty hospitals of about ten records each."""
     own = ("partition.scheme=iid", "separator_training.steps=1")

@@ -46,6 +46,7 @@ PAIRS: dict[str, Callable[[Setting], Pair]] = {
     "aggregation": federations.aggregation,
     "dp-step": private_steps.resnet_plain,
     "dp-separator": private_steps.separator_plain,
+    "round": federations.round_preset,
     "round-4": federations.round_4,
     "round-50": federations.round_50,
 }

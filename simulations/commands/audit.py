@@ -117,6 +117,7 @@ def show(metrics: Metrics, console: Console) -> None:
         ("audit.non_members", "non-members"),
         ("audit.control.auc", "control (folds asked for instead of membership), AUC"),
         ("audit.check.step", "check"),
+        ("audit.check.separator", "check"),
         ("audit.check.files", "check"),
     ):
         if key in metrics:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulations.commands.arguments import add_settings
 
@@ -19,8 +19,11 @@ _NAMES = {
     "twins": "twins before judges that never trained them",
     "transfer": "twins of a disease that a site never saw",
     "personal": "one patient's detector from that patient's twins, against controls",
-    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without",
+    "privacy": "the federated detector at epsilon 8, 3 and 1 per patient, and without; public ECGs",
     "audit": "what leaks at epsilon 8, 3 and 1 and without; the auditor's test bench",
+    "scaling": "depth, width and kernel of the detector against macro AUC and cost",
+    "noise": "a noise score trained without noise labels, beside the quality gate",
+    "shift": "hospitals left out: plain, augmented, warped adversarially, with twins",
 }
 EXAMPLE = """\
   lavq experiment population --data /path/to/ptb-xl --seeds 3 preset=detector
@@ -30,12 +33,23 @@ EXAMPLE = """\
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
   lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
+  lavq experiment scaling --data /path/to/ptb-xl --seeds 3 preset=detector --depths 2 3 4 --widths 16 32
+  lavq experiment noise --data /path/to/ptb-xl --seeds 3
+  lavq experiment shift --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms none standard tada
   lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl
 
 experiments:
 """ + "\n".join(f"  {name:12}{words}" for name, words in _NAMES.items())
 _ARMS = ["centralised", "local", "fedavg", "fedavg-no-twins", "fedavg-moments"]
 _ALL_ARMS = [*_ARMS, "fedprox", "fedadam", "leave-out"]
+_SHIFT_ARMS = ["none", "standard", "tada", "twins", "twins-tada"]
+_OWN = {  # options of an experiment beside those of all
+    "federation": ("arms", "partitions"),
+    "transfer": ("site", "classes", "share", "each"),
+    "scaling": ("depths", "widths", "kernels"),
+    "shift": ("arms",),
+}
+_SIZES = {"depths": ("blocks", [2, 3, 4]), "widths": ("channels", [16, 32, 64]), "kernels": ("samples", [3, 7, 15])}
 _SHARES = ("all", "editor", "prior", "codebook")
 
 
@@ -55,9 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
-        default=_ARMS,
         metavar="ARM",
-        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five)",
+        help=f"federation: of {', '.join(_ALL_ARMS)} (default: the first five), ARM/SCHEME takes one partition alone; "
+        f"shift: of {', '.join(_SHIFT_ARMS)} (default: all)",
     )
     parser.add_argument(
         "--partitions",
@@ -81,6 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"transfer: what travels, of {', '.join(_SHARES)} (default all)",
     )
     parser.add_argument("--each", type=int, default=1, metavar="N", help="transfer: twins made of a record (default 1)")
+    for name, (what, default) in _SIZES.items():
+        shown = f"scaling: {what}, each (default {' '.join(map(str, default))})"
+        parser.add_argument(f"--{name}", nargs="+", type=int, default=default, metavar="N", help=shown)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -95,10 +112,12 @@ def execute(args: argparse.Namespace) -> int:
     from simulations.launch import prepare
 
     began = time.monotonic()
+    args.arms = args.arms or (_SHIFT_ARMS if args.name == "shift" else _ARMS)
     work = Path(args.work or f"runs/experiment-{args.name}").resolve()
     overrides, config = prepare(args.overrides, args.data, str(work / "unused"), "experiment")
     overrides = [override for override in overrides if not override.startswith("run.dir=")]
-    rows = _experiment(args, overrides, work)()
+    run = getattr(import_module(f"simulations.experiments.{args.name}"), f"run_{args.name}")
+    rows: list[Row] = run(overrides, args.seeds, work, args.workers, *_own(args).values())
     settings = config.data
     database = Database.configured(settings)
     data = {
@@ -108,10 +127,7 @@ def execute(args: argparse.Namespace) -> int:
         "patients": int(database.table["patient_id"].nunique()),
         "test_records": int((database.table["strat_fold"] == settings.test_fold).sum()),
     }
-    own = {
-        "transfer": ["--site", args.site, "--classes", *args.classes, "--share", *args.share, "--each", str(args.each)],
-        "federation": ["--arms", *args.arms, "--partitions", *args.partitions],
-    }.get(args.name, [])
+    own = [word for name, value in _own(args).items() for word in (f"--{name}", *map(str, _listed(value)))]
     asked = [override for override in args.overrides if not override.startswith("data.cache_dir=")]  # a machine's own
     command = shlex.join(["lavq", "experiment", args.name, "--data", "DIR", "--seeds", str(args.seeds), *asked, *own])
     path = write_results(args.name, command, data, time.monotonic() - began, rows)
@@ -119,54 +135,10 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _experiment(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> Callable[[], list[Row]]:
-    if args.name == "twins":
-        from simulations.experiments.twins import run_twins
-
-        return lambda: run_twins(overrides, args.seeds, work, args.workers)
-    if args.name == "population":
-        return lambda: _population(args, overrides, work)
-    if args.name == "privacy":
-        return lambda: _privacy(args, overrides, work)
-    if args.name == "audit":
-        from simulations.experiments.audit import run_audit
-
-        return lambda: run_audit(overrides, args.seeds, work, args.workers)
-    if args.name == "personal":
-        from simulations.experiments.personal import run_personal
-
-        return lambda: run_personal(overrides, args.seeds, work, args.workers)
-    if args.name == "transfer":
-        from simulations.experiments.transfer import run_transfer
-
-        own = (args.site, args.classes, args.share, args.each)
-        return lambda: run_transfer(overrides, args.seeds, work, args.workers, *own)
-    from simulations.experiments.federation import arms_of, run_experiment, score, write_predictions
-
-    def federation() -> list[Row]:
-        arms = arms_of(args.arms, args.partitions, overrides)
-        predictions, costs = run_experiment(overrides, args.seeds, work, args.workers, arms)
-        write_predictions(predictions)
-        return score(predictions) + costs
-
-    return federation
+def _own(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that this experiment takes beside those of all, in the order of its function."""
+    return {name: getattr(args, name) for name in _OWN.get(args.name, ())}
 
 
-def _privacy(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:
-    from simulations.experiments.federation import write_predictions
-    from simulations.experiments.privacy import run_privacy
-
-    predictions, rows = run_privacy(overrides, args.seeds, work, args.workers)
-    write_predictions(predictions, "privacy")
-    return rows
-
-
-def _population(args: argparse.Namespace, overrides: Sequence[str], work: Path) -> list[Row]:
-    from lavq_core.config import compose
-    from lavq_core.data.database import Database
-    from simulations.experiments.population import run_population, score, write_population_predictions
-
-    predictions = run_population(overrides, args.seeds, work, args.workers)
-    write_population_predictions(predictions)
-    config = compose(overrides)
-    return score(predictions, Database.configured(config.data), config)
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -12,6 +12,11 @@ EXAMPLE = """\
   lavq run
   lavq run --data /path/to/ptb-xl preset=ptbxl federation.rounds=12 partition.scheme=dirichlet:0.1
   lavq run --resume runs/run-20260101-120000
+  lavq run --data PUBLIC --out runs/network preset=detector
+  lavq run privacy=eps3 detector.pretrained=runs/network
+
+detector.pretrained and detector.start take runs on public ECGs. Public means that none of
+their patients is a patient of a site: a site's epsilon does not hold for one who is.
 
 settings (KEY=VALUE) are listed with their meaning in lavq_core/settings.py; presets: sample, ptbxl, detector, paper"""
 

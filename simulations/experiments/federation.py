@@ -8,7 +8,7 @@ final detector; a record is reported under the hospital that the site partition 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,38 +53,56 @@ PARTITIONS = {"site": "site", "dirichlet-0.1": "dirichlet:0.1", "iid": "iid"}
 def arms_of(methods: Sequence[str], partitions: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """List the arms of some methods; ``centralised`` knows no partition, ``leave-out`` has an arm for each hospital.
 
+    Args:
+        methods: in each of ``partitions``, or ``METHOD/PARTITION`` in that one alone.
+        partitions: by name.
+        overrides: the experiment's, which say how many hospitals there are.
+
     Raises:
         ConfigError: a method or a partition that does not exist.
     """
-    for asked, known in ((methods, METHODS), (partitions, PARTITIONS)):
-        for name in asked:
-            if name not in known:
-                raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
     arms: list[str] = []
-    for method in methods:
+    for asked in methods:
+        method, _, only = asked.partition("/")
+        _require(method, METHODS)
+        for where in [only] if only else partitions:
+            _require(where, PARTITIONS)
         if method == "leave-out":
-            arms += [f"leave-out/{name}" for name in _hospitals(compose(overrides))[1]]
+            arms += [f"leave-out/{name}" for name in hospitals_of(compose(overrides))[1]]
+        elif only or method == "centralised":
+            arms.append(f"{method}/{only or 'site'}")
         else:
-            arms += [f"{method}/{where}" for where in (("site",) if method == "centralised" else partitions)]
+            arms += [f"{method}/{where}" for where in partitions]
     return arms
 
 
-def run_experiment(
-    overrides: Sequence[str], seeds: int, work: Path, workers: int, arms: Sequence[str]
-) -> tuple[pd.DataFrame, list[Row]]:
+def _require(name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigError(f"there is no arm or partition {name!r}: choose of {', '.join(known)}")
+
+
+def run_federation(
+    overrides: Sequence[str], seeds: int, work: Path, workers: int, methods: Sequence[str], partitions: Sequence[str]
+) -> list[Row]:
     """Train every arm with every seed; finished trainings in ``work`` are not repeated.
 
+    Args:
+        overrides, seeds, work, workers: as in every experiment.
+        methods, partitions: as ``arms_of`` takes them.
+
     Returns:
-        Predictions on the test fold: arm, seed, ecg_id, patient_id, site, probabilities and true labels; and what the
-        trainings cost, as rows ``bytes_per_round`` (of one site, both ways) and ``rounds_to_99_percent``.
+        Rows of ``score``, and what the trainings cost: ``bytes_per_round`` (of one site, both ways) and
+        ``rounds_to_99_percent``. Predictions on the test fold are kept beside the results files.
     """
     jobs = [
         Job(arm, seed, tuple(overrides), work / arm.replace("/", "-") / f"seed-{seed}")
         for seed in range(seeds)
-        for arm in arms
+        for arm in arms_of(methods, partitions, overrides)
     ]
     done = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
-    return pd.concat([table for table, _ in done], ignore_index=True), _costs(jobs, [cost for _, cost in done])
+    predictions = pd.concat([table for table, _ in done], ignore_index=True)
+    keep_predictions(predictions.drop(columns="fold"), "federation", decimals=3)
+    return score(predictions) + _costs(jobs, [cost for _, cost in done])
 
 
 def _train(job: Job) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -122,14 +140,14 @@ def _train_together(job: Job) -> pd.DataFrame:
     overrides, run, hospitals = complete_overrides(job), RunFolder(job.folder), compose(job.overrides)
     method, where = job.arm.split("/", 1)
     if method == "leave-out":
-        database, shares = _hospitals(hospitals)
+        database, shares = hospitals_of(hospitals)
         run_in_process(overrides, len(shares), absent={list(shares).index(where)})
-        return _scores_at(where, database, shares[where], run)
+        return scores_at(where, database, shares[where], run)
     run_in_process(overrides, compose(overrides).federation.sites)
     return _by_hospital([pd.read_csv(site.predictions) for site in run.sites()], hospitals)
 
 
-def _scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
+def scores_at(name: str, database: Database, positions: np.ndarray, run: RunFolder) -> pd.DataFrame:
     """Test predictions of a run's final detector at a hospital that took no part."""
     from simulations.experiments.alone import predictions_at
 
@@ -178,22 +196,17 @@ def _train_local(overrides: Sequence[str]) -> pd.DataFrame:
 
 def _by_hospital(parts: Sequence[pd.DataFrame], config: Config) -> pd.DataFrame:
     """Test predictions of all sites, each record under the hospital that recorded it, whatever the partition."""
-    database, shares = _hospitals(config)
+    database, shares = hospitals_of(config)
     table = pd.concat(parts, ignore_index=True)
     table = table[table["fold"] == config.data.test_fold]
     owner = {ecg_id: name for name, rows in shares.items() for ecg_id in database.table.index[rows]}
     return table.assign(site=table["ecg_id"].map(owner))
 
 
-def _hospitals(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
+def hospitals_of(config: Config) -> tuple[Database, dict[str, np.ndarray]]:
     """Open the database and deal it out by recording site: positions by hospital."""
     database = Database.configured(config.data)
     return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
-
-
-def write_predictions(predictions: pd.DataFrame, name: str = "federation") -> None:
-    """Keep test predictions, re-scorable to the third decimal."""
-    keep_predictions(predictions.drop(columns=["fold"]), name, float_format="%.3f")
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:
@@ -206,13 +219,13 @@ def score(predictions: pd.DataFrame) -> list[Row]:
     for arm, table in predictions.groupby("arm", sort=False):
         seeds = int(table["seed"].nunique())
         groups = {f"macro_auc.site.{name}": part for name, part in table.groupby("site")}
-        found = {metric: _mean_over_seeds(part) for metric, part in groups.items()}
+        found = {metric: mean_over_seeds(part) for metric, part in groups.items()}
         per_site = list(found.values())
         if not str(arm).startswith("leave-out/"):  # scored at one hospital only
             worst = min(per_site, key=lambda item: item[0])
             mean = float(np.mean([value for value, _, _ in per_site]))
             together = (mean, np.mean([draws for _, draws, _ in per_site], axis=0), table["ecg_id"].nunique())
-            found = {"macro_auc.pooled": _mean_over_seeds(table), **found, "macro_auc.site_macro": together}
+            found = {"macro_auc.pooled": mean_over_seeds(table), **found, "macro_auc.site_macro": together}
             found["macro_auc.worst_site"] = worst
         for metric, (value, draws, n) in found.items():
             low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -220,8 +233,30 @@ def score(predictions: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _mean_over_seeds(table: pd.DataFrame) -> tuple[float, np.ndarray, int]:
-    """Macro AUC ``(value, (b,) bootstrap draws, records)``; every seed sees the same draws of patients."""
+def gains(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Pooled macro AUC of one arm less another's, ``macro_auc_gain.OTHER``; both see the same draws of patients.
+
+    Raises:
+        ValueError: the two are not scored on the same records.
+    """
+    found = {arm: mean_over_seeds(table) for arm, table in predictions.groupby("arm")}
+    scored = {arm: set(table["ecg_id"]) for arm, table in predictions.groupby("arm")}
+    rows = []
+    for arm, other in pairs:
+        if scored[arm] != scored[other]:
+            raise ValueError(f"{arm} and {other} are scored on other records")
+        (value, draws, n), (less, other_draws, _) = found[arm], found[other]
+        low, high = np.nanpercentile(draws - other_draws, [2.5, 97.5])
+        seeds = int(predictions.loc[predictions["arm"] == arm, "seed"].nunique())
+        rows.append(Row(arm, f"macro_auc_gain.{other}", value - less, float(low), float(high), n, seeds))
+    return rows
+
+
+def mean_over_seeds(table: pd.DataFrame) -> tuple[float, np.ndarray, int]:
+    """Macro AUC ``(value, (b,) bootstrap draws, records)`` of one arm; every seed sees the same draws of patients.
+
+    So does every arm that is scored on the same records: draws can be subtracted.
+    """
     values, draws = [], []
     for _, part in table.sort_values("ecg_id").groupby("seed"):
         labels = part[[f"true_{name}" for name in SUPERCLASSES]].to_numpy(dtype=float)

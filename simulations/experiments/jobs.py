@@ -20,10 +20,9 @@ class Job:
     folder: Path
 
 
-def keep_predictions(
-    predictions: pd.DataFrame, name: str, folder: Path = FOLDER, float_format: str | None = None
-) -> None:
+def keep_predictions(predictions: pd.DataFrame, name: str, folder: Path = FOLDER, decimals: int | None = None) -> None:
     """Keep the predictions behind the results file ``name``, small and the same bytes each time."""
     kept = folder / "predictions" / f"{name}.csv.gz"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(kept, index=False, float_format=float_format, compression={"method": "gzip", "mtime": 0})
+    form = None if decimals is None else f"%.{decimals}f"
+    predictions.to_csv(kept, index=False, float_format=form, compression={"method": "gzip", "mtime": 0})

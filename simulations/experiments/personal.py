@@ -30,8 +30,9 @@ from lavq_core.training.personal import personalise
 from lavq_core.training.site_data import SiteData
 from simulations.experiments.alone import rounds_alone
 from simulations.experiments.generators import ONE_SITE, Generator
+from simulations.experiments.jobs import keep_predictions
 from simulations.experiments.pool import each_seed
-from simulations.experiments.results_file import FOLDER, Row
+from simulations.experiments.results_file import Row
 from simulations.personal.arms import POPULATION, Arms, Others
 from simulations.personal.cohort import check_withheld, follow_up, without
 from simulations.personal.figures import score
@@ -48,16 +49,9 @@ def run_personal(overrides: Sequence[str], seeds: int, work: Path, workers: int)
     """
     jobs = [((*overrides, *ONE_SITE), seed, work) for seed in range(seeds)]
     predictions = pd.concat(each_seed(predict_seed, jobs, workers, "seeds personalised"), ignore_index=True)
-    write_personal_predictions(predictions)
+    keep_predictions(predictions, "personal")
     database = Database.configured(compose(overrides).data)
     return score(predictions, follow_up(database.table, database.labels), database.table)
-
-
-def write_personal_predictions(predictions: pd.DataFrame, folder: Path = FOLDER) -> None:
-    """Keep the predictions behind the results, small; the database's own table says whose they are."""
-    kept = folder / "predictions" / "personal.csv.gz"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(kept, index=False, compression={"method": "gzip", "mtime": 0})
 
 
 def predict_seed(overrides: tuple[str, ...], seed: int, work: Path) -> pd.DataFrame:

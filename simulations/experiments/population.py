@@ -28,40 +28,53 @@ from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import ONE_SITE
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
-from simulations.experiments.results_file import FOLDER, Row
+from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
 
 ARMS = ("centralised", "permuted")
-_ALONE = (*ONE_SITE, "separator_training.steps=0", "twins.per_record=0")
+ALONE = (*ONE_SITE, "separator_training.steps=0", "twins.per_record=0")
+"""Settings of a training by one site without twins."""
 _DECIMALS = 4
 _KEPT = ["ecg_id", "fold", *SUPERCLASSES, "arm", "seed"]
 
 
-def run_population(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> pd.DataFrame:
+def run_population(overrides: Sequence[str], seeds: int, work: Path, workers: int) -> list[Row]:
     """Train both arms with every seed; finished trainings in ``work`` are not repeated.
 
     Returns:
-        Predictions on the validation and test folds: ecg_id, fold, probabilities, arm, seed. They are rounded as they
-        will be kept, so that what is kept gives the same figures to the last digit.
+        Rows of ``score``. Predictions on the validation and test folds are kept beside the results files (ecg_id, fold,
+        probabilities, arm, seed); they are rounded before they are scored, so that they give the same figures to the
+        last digit. ``lavq evaluate`` re-scores one arm and seed of them.
     """
-    jobs = [Job(arm, seed, (*overrides, *_ALONE), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS]
+    jobs = [Job(arm, seed, tuple(overrides), work / arm / f"seed-{seed}") for seed in range(seeds) for arm in ARMS]
     parts = each_seed(_train, [(job,) for job in jobs], workers, "trainings done")
-    return pd.concat(parts, ignore_index=True).round(_DECIMALS)
+    predictions = pd.concat(parts, ignore_index=True).round(_DECIMALS)
+    keep_predictions(predictions, "population")
+    config = compose(overrides)
+    return score(predictions, Database.configured(config.data), config)
 
 
 def _train(job: Job) -> pd.DataFrame:
-    """Train one arm in a process of its own; what it says of the held-out folds."""
+    return train_centralised(job)[_KEPT]
+
+
+def train_centralised(job: Job) -> pd.DataFrame:
+    """Train one arm in a process of its own; a finished training in ``job.folder`` is not repeated.
+
+    Returns:
+        What it says of the held-out folds, as ``alone.predictions_at`` gives it, with columns arm and seed.
+    """
     from simulations.experiments.alone import train_alone
 
     torch.set_num_threads(1)
     folder = RunFolder(job.folder).site("everybody")
     if not folder.predictions.is_file():
-        config = compose([*job.overrides, f"run.seed={job.seed}"])
+        config = compose([*job.overrides, *ALONE, f"run.seed={job.seed}"])
         database = Database.configured(config.data, progress=False)
         if job.arm == "permuted":
             database = with_permuted_labels(database, config.data, job.seed)
         train_alone(SiteData("everybody", database, np.arange(len(database)), config), folder)
-    return pd.read_csv(folder.predictions).assign(arm=job.arm, seed=job.seed)[_KEPT]
+    return pd.read_csv(folder.predictions).assign(arm=job.arm, seed=job.seed)
 
 
 def with_permuted_labels(database: Database, data: DataConfig, seed: int) -> Database:
@@ -69,11 +82,6 @@ def with_permuted_labels(database: Database, data: DataConfig, seed: int) -> Dat
     labels, rows = database.labels.copy(), database.in_folds(*data.train_folds)
     labels[rows] = labels[np.random.default_rng(seed).permutation(rows)]
     return dataclasses.replace(database, labels=labels)
-
-
-def write_population_predictions(predictions: pd.DataFrame, folder: Path = FOLDER) -> None:
-    """Keep the predictions behind the results: ``lavq evaluate`` re-scores one arm and seed of them."""
-    keep_predictions(predictions, "population", folder)
 
 
 def score(predictions: pd.DataFrame, database: Database, config: Config) -> list[Row]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lavq_core.data.labels import SUPERCLASSES
 from simulations.benchmarks.tables import tables as bench_tables
+from simulations.experiments.cells import figure, p_value, table_of
 from simulations.experiments.results_file import Row
+from simulations.experiments.study_tables import noise_tables, scaling_tables, shift_tables
 
 _DISEASES = SUPERCLASSES[1:]
 _COLUMNS = {"macro_auc.pooled": "pooled", "macro_auc.site_macro": "mean of sites", "macro_auc.worst_site": "worst site"}
@@ -77,7 +80,7 @@ def _federation(rows: Sequence[Row]) -> list[str]:
     metrics.sort(key=lambda metric: (metric == "macro_auc.worst_site", metric != "macro_auc.pooled", metric))
     titles = [_COLUMNS.get(metric, metric.removeprefix("macro_auc.site.")) for metric in metrics]
     arms = list(dict.fromkeys(row.arm for row in rows))
-    table = _table("macro AUC", titles, [(arm, arm, metrics) for arm in arms], rows)
+    table = table_of("macro AUC", titles, [(arm, arm, metrics) for arm in arms], rows)
     costs = {
         (row.arm, row.metric): f"{row.value:,.{_COST_DECIMALS.get(row.metric, 0)}f}"
         for row in rows
@@ -93,11 +96,27 @@ def _federation(rows: Sequence[Row]) -> list[str]:
     return table
 
 
+def _privacy(rows: Sequence[Row]) -> list[str]:
+    """The arms of all hospitals; then those in which one hospital's ECGs are public, and what these ECGs bring."""
+    public = [row for row in rows if "/" in row.arm or row.arm == "public-alone"]
+    table = _federation([row for row in rows if row not in public])
+    if not public:
+        return table
+    gains = [row for row in public if row.metric.startswith("macro_auc_gain.")]
+    kinds = list(dict.fromkeys(row.metric.split(".", 1)[1].split("/")[0] for row in gains))
+    plain = [replace(row, metric=row.metric.split("/")[0]) for row in gains]
+    lines = [
+        (arm, arm, [f"macro_auc_gain.{kind}" for kind in kinds]) for arm in dict.fromkeys(row.arm for row in gains)
+    ]
+    compared = table_of("pooled macro AUC less that of", kinds, lines, plain)
+    return [*table, "", *_federation(public), "", *compared]
+
+
 def _twins(rows: Sequence[Row]) -> list[str]:
     """A row a question, a column a class; then the figures that have no class."""
     questions = [(title, arm, [metric.format(name) for name in _DISEASES]) for title, arm, metric in _TWINS]
     facts = [(title, arm, [metric]) for title, arm, metric in _TWIN_FACTS]
-    return [*_table("", _DISEASES, questions, rows), "", *_table("", ["all"], facts, rows)]
+    return [*table_of("", _DISEASES, questions, rows), "", *table_of("", ["all"], facts, rows)]
 
 
 def _transfer(rows: Sequence[Row]) -> list[str]:
@@ -105,7 +124,7 @@ def _transfer(rows: Sequence[Row]) -> list[str]:
     names = sorted({row.metric.split(".")[1] for row in rows})
     titles = [f"{what} {name}" for name in names for what in ("AUC", "gap closed", "bytes up")]
     metrics = [f"{what}.{name}" for name in names for what in ("auc", "gap_closed", "bytes_up")]
-    return _table("", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
+    return table_of("", titles, [(arm, arm, metrics) for arm in dict.fromkeys(row.arm for row in rows)], rows)
 
 
 def _population(rows: Sequence[Row]) -> list[str]:
@@ -117,10 +136,10 @@ def _population(rows: Sequence[Row]) -> list[str]:
     found = {(row.arm, row.metric): row for row in rows}
     lines = [f"| macro AUC | {' | '.join(arms)} | records |", "|---|" + "---|" * (len(arms) + 1)]
     for title, metric in groups:
-        cells = [_cell(found.get((arm, metric))) for arm in arms]
+        cells = [figure(found.get((arm, metric))) for arm in arms]
         lines.append(f"| {title} | {' | '.join(cells)} | {max(row.n for row in rows if row.metric == metric)} |")
     classes = [(name, "centralised", [f"{metric}.{name}" for metric in _BY_CLASS]) for name in SUPERCLASSES]
-    return [*lines, "", *_table("", list(_BY_CLASS.values()), classes, rows)]
+    return [*lines, "", *table_of("", list(_BY_CLASS.values()), classes, rows)]
 
 
 _SURFACES = (  # title, metric
@@ -142,7 +161,6 @@ _AUDITED = (
     ("control: folds asked for instead of membership, AUC", "control.auc"),
     ("epsilon is at least (white-box canaries)", "epsilon_lower_bound.step"),
     ("epsilon is at least (people, one replica)", "epsilon_lower_bound.replica"),
-    ("convicted", "convicted"),
 )
 
 
@@ -158,9 +176,11 @@ def _audit(rows: Sequence[Row]) -> list[str]:
         if metric.format(what) in known
     ]
     lines += [(title, metric) for title, metric in _AUDITED if metric in known]
-    found = {(row.arm, row.metric): _cell(row) for row in rows}
+    found = {(row.arm, row.metric): figure(row) for row in rows}
     table = [f"| on replicas | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
     table += [f"| {title} | {' | '.join(found.get((arm, metric), '') for arm in arms)} |" for title, metric in lines]
+    verdicts = {row.arm: f"{round(row.value * row.seeds)} of {row.seeds}" for row in rows if row.metric == "convicted"}
+    table.append(f"| verdict *leak found* | {' | '.join(verdicts.get(arm, '') for arm in arms)} |")
     return [*table, "", *_bench(played)] if played else table
 
 
@@ -170,7 +190,7 @@ def _bench(rows: Sequence[Row]) -> list[str]:
     for arm in dict.fromkeys(row.arm for row in rows):
         mine = {row.metric: row for row in rows if row.arm == arm}
         claim, flagged = mine.pop("claimed_epsilon", None), mine.pop("flagged")
-        figures = "; ".join(f"{metric.replace('_', ' ')} {_cell(row)}" for metric, row in mine.items())
+        figures = "; ".join(f"{metric.replace('_', ' ')} {figure(row)}" for metric, row in mine.items())
         said = "" if claim is None else f"{claim.value:g}"
         lines.append(f"| {arm} | {said} | {figures} | {round(flagged.value * flagged.n)} of {flagged.n} |")
     return lines
@@ -182,7 +202,7 @@ def _personal(rows: Sequence[Row]) -> list[str]:
     arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if (arm, "concordance") in found]
     titles = [f"{title} ({found['own', name].n} people)" for name, title in _CONCORDANCES.items()]
     lines = [(_PERSONAL.get(arm, arm), arm, [*_CONCORDANCES, "macro_auc.later"]) for arm in arms]
-    table = _table("abnormal above", [*titles, "macro AUC"], lines, rows)
+    table = table_of("abnormal above", [*titles, "macro AUC"], lines, rows)
     compared = [name for name in _CONCORDANCES if ("own", f"{name}_p.population") in found]
     titles = [title for name in compared for title in (_CONCORDANCES[name], "p")]
     table += ["", "| own less | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
@@ -191,8 +211,8 @@ def _personal(rows: Sequence[Row]) -> list[str]:
             cell
             for name in compared
             for cell in (
-                _cell(found["own", f"{name}_gain.{control}"]),
-                _p_value(found["own", f"{name}_p.{control}"].value),
+                figure(found["own", f"{name}_gain.{control}"]),
+                p_value(found["own", f"{name}_p.{control}"].value),
             )
         ]
         table.append(f"| {control} | " + " | ".join(cells) + " |")
@@ -205,7 +225,7 @@ def _personal(rows: Sequence[Row]) -> list[str]:
         lines = [
             (_PERSONAL.get(arm, arm), arm, [f"{prefix}.{name}" for name in _PAPER]) for arm in ("always-norm", *arms)
         ]
-        table += ["", *_table(corner, list(_PAPER.values()), lines, rows)]
+        table += ["", *table_of(corner, list(_PAPER.values()), lines, rows)]
     return table
 
 
@@ -215,34 +235,10 @@ LAYOUTS: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "twins": _twins,
     "transfer": _transfer,
     "personal": _personal,
-    "privacy": _federation,
+    "privacy": _privacy,
     "audit": _audit,
+    "scaling": scaling_tables,
+    "noise": noise_tables,
+    "shift": shift_tables,
     "bench": bench_tables,
 }
-
-
-def _table(
-    corner: str, titles: Sequence[str], lines: Sequence[tuple[str, str, Sequence[str]]], rows: Sequence[Row]
-) -> list[str]:
-    """Lines are ``(title, arm, metrics)``; a figure that nobody measured leaves its cell empty."""
-    found = {(row.arm, row.metric): _cell(row) for row in rows}
-    head = [f"| {corner} | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
-    return head + [
-        f"| {title} | " + " | ".join(found.get((arm, metric), "") for metric in metrics) + " |"
-        for title, arm, metrics in lines
-    ]
-
-
-def _cell(row: Row | None) -> str:
-    return "" if row is None else f"{_short(row.value)} [{_short(row.low)}, {_short(row.high)}]"
-
-
-def _p_value(p: float) -> str:
-    return "< .001" if p < 0.001 else _short(p)
-
-
-def _short(value: float) -> str:
-    """Three decimals without the leading zero, as in .912; thousands without decimals."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

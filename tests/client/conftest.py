@@ -93,11 +93,11 @@ class Hospital:
         return self.ask("train", content)
 
     def evaluate(self, number: int = 1, rounds: int = 2) -> Message:
-        return self.ask("evaluate", self.content(number, rounds))
+        return self.ask("evaluate", self.content(number, rounds, self.shared.scored(last=number == rounds)))
 
-    def content(self, number: int, rounds: int) -> RecordDict:
-        """What the server sends: the shared model and the round."""
-        content = self.shared.records()
+    def content(self, number: int, rounds: int, model: SharedModel | None = None) -> RecordDict:
+        """What the server sends: the shared model, or what is needed of it, and the round."""
+        content = (model or self.shared).records()
         content["round"] = ConfigRecord({"number": number, "rounds": rounds})
         return content
 

@@ -20,6 +20,7 @@ from client.launcher import checked
 from client.policy import APP_HASH, SitePolicy, parts_of
 from lavq_core.errors import ConfigError, PolicyError
 from lavq_core.models.stored import load_calibration, load_shared_model
+from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
 from tests.client.policies import LAUNCHED, write_policy
@@ -178,12 +179,15 @@ def test_scores_and_tracebacks_are_logged_only_where_allowed(
 
 # --- the launcher in front of Flower's program -----------------------------------------------------------------------
 @pytest.fixture
-def flower(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flower(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Flower's ClientApp process, reduced to the order of its steps: install, load, run, report."""
     steps: list[str] = []
 
-    def install(content: bytes, **_: Any) -> None:
+    def install(content: bytes, install_dir: Path, **_: Any) -> Path:
         steps.append("installed")
+        made = install_dir / "apps" / f"an.app.{hashlib.sha256(content).hexdigest()[:8]}"
+        made.mkdir(parents=True)
+        return made
 
     def load(**_: Any) -> Callable[..., Any]:
         def find(*_: Any) -> Callable[..., Any]:
@@ -196,7 +200,7 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return find
 
-    def process() -> int:
+    def process(insecure: bool) -> int:
         try:
             adapter.run_clientapp.install_from_fab(b"bundle", skip_prompt=True)
             adapter.run_clientapp.get_load_client_app_fn()("id", "1", "hash")(message="record", context="")
@@ -206,7 +210,8 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name, value in (("install_from_fab", install), ("get_load_client_app_fn", load), ("Error", Error)):
         monkeypatch.setattr(adapter.run_clientapp, name, value)
-    monkeypatch.setattr(adapter, "flwr_clientapp", process)
+    monkeypatch.setattr(adapter.run_clientapp, "run_clientapp", process)
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     monkeypatch.setattr(adapter, "_PACKAGES", {"an_app"})  # this process goes on to use ours
     monkeypatch.setitem(sys.modules, "an_app.client", adapter)
     return steps
@@ -219,25 +224,46 @@ def test_a_bundle_is_checked_before_it_is_unpacked(flower: list[str]) -> None:
         seen.append(digest)
         raise PolicyError("this site's policy does not list the app of Jane Doe")
 
-    adapter.run_client_app(refuse)
+    adapter.run_client_app({}, refuse)
     assert flower == ["PolicyError"]
     assert seen == [hashlib.sha256(b"bundle").hexdigest()]
 
 
 def test_an_app_that_is_listed_runs_and_what_it_raises_is_told_by_class(flower: list[str]) -> None:
-    adapter.run_client_app(lambda digest: None)
+    adapter.run_client_app({}, lambda digest: None)
     assert flower == ["installed", "imported", "LookupError"]
     assert "an_app.client" not in sys.modules  # the bundle's own is imported, not what was there under its name
+
+
+def test_a_bundle_is_unpacked_once_and_as_a_whole(
+    flower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapter.run_clientapp.install_from_fab
+
+    def killed(content: bytes, install_dir: Path, **more: Any) -> Path:
+        whole(content, install_dir, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", killed)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.run_client_app({}, lambda digest: None)
+    assert not list((tmp_path / "flwr" / "apps").glob("an.app.*"))
+    monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", whole)
+    flower.clear()
+    adapter.run_client_app({}, lambda digest: None)
+    monkeypatch.setattr(adapter.run_clientapp, "install_from_fab", whole)
+    adapter.run_client_app({}, lambda digest: None)
+    assert flower == ["installed", *2 * ["imported", "LookupError"]]
 
 
 def test_no_app_runs_without_a_policy(
     flower: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(launcher.POLICY, raising=False)
-    assert launcher.main() == 2
+    assert launcher.launch({}) == 2
     monkeypatch.setenv(launcher.POLICY, str(tmp_path / "none"))
     monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path))
-    assert launcher.main() == 2
+    assert launcher.launch({}) == 2
     assert "LAVQ_SITE_POLICY is not set" in capsys.readouterr().err
     assert flower == []
 
@@ -247,17 +273,22 @@ def test_the_launcher_takes_policy_and_folder_from_its_environment(
 ) -> None:
     monkeypatch.setenv(launcher.POLICY, str(write_policy(tmp_path / "p")))
     monkeypatch.setenv(launcher.SITE_DIR, str(tmp_path / "own"))
-    assert launcher.main() == 0
+    assert launcher.launch({}) == 0
     assert flower == ["PolicyError"]
     assert hashlib.sha256(b"bundle").hexdigest() in events(tmp_path)[0]["reason"]
 
 
 # --- what a deployed site keeps for itself ---------------------------------------------------------------------------
-def test_a_deployed_site_keeps_the_model_that_it_has_evaluated(site: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "number", "accepted_round"), [("train", 2, 1), ("evaluate", 3, 3)])
+def test_a_deployed_site_keeps_a_rounds_model_as_soon_as_it_has_it_whole(
+    site: Make, tmp_path: Path, kind: str, number: int, accepted_round: int
+) -> None:
     hospital = site()
-    answer = hospital.evaluate(1, 3)
-    assert answer.has_content(), events(tmp_path)
     accepted = SiteFolder(tmp_path / "own").accepted
+    assert getattr(hospital, kind)(1, 3).has_content(), events(tmp_path)
+    assert not accepted.model.exists()  # the run's beginning is no round's model, nor is the detector alone
+    assert getattr(hospital, kind)(number, 3).has_content(), events(tmp_path)
+    assert load_artefact(accepted.model)[1]["round"] == accepted_round
     model = load_shared_model(accepted)
     assert all(torch.equal(value, hospital.shared.detector[key]) for key, value in model.detector.state_dict().items())
     calibration = load_calibration(accepted, model, None)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lavq_core.models.beat_input import BeatInput
+from lavq_core.models.blocks import Read
 from lavq_core.models.prior import count_codes, draw_from_counts
 from lavq_core.models.prior_network import PriorNetwork
 from lavq_core.models.twins import draw_symbols
@@ -96,9 +97,11 @@ class Scripted(PriorNetwork):
     scores: Tensor
     shown: Tensor
 
-    def forward(self, covariates: Tensor, memory: Tensor, mask: Tensor, symbols: Tensor) -> Tensor:
+    def _score(self, symbols: Tensor, known: Tensor, asked: Read, places: Tensor | None = None) -> Tensor:
         self.shown = symbols
-        return self.scores
+        if places is None:
+            return self.scores
+        return self.scores.gather(1, places.unsqueeze(-1).expand(-1, -1, self.scores.shape[-1]))
 
 
 def scripted(count: int) -> Scripted:
@@ -186,6 +189,17 @@ def test_twins_of_one_request_differ() -> None:
     patients = covariates(1).expand(20, -1)
     drawn = prior.sample(patients, torch.ones(20, N), memory.expand(20, -1, -1), mask.expand(20, -1), rng(0))
     assert len({tuple(row) for row in drawn.tolist()}) == 20
+
+
+def test_scores_of_some_tokens_are_those_of_all() -> None:
+    prior, (memory, mask), symbols = make_prior(), asked(3), symbols_of(3)
+    symbols[:, ::2] = HIDDEN
+    places = torch.rand(3, N, generator=rng(5)).argsort(dim=1)[:, :2]
+    with torch.no_grad():
+        known, read = prior._known(covariates(3)), prior.statements.read(memory, mask)
+        some = prior._score(symbols, known, read, places)
+        everything = prior(covariates(3), memory, mask, symbols)
+    torch.testing.assert_close(some, everything.gather(1, places.unsqueeze(-1).expand(-1, -1, K + 1)))
 
 
 def test_tokens_are_drawn_from_their_scores() -> None:

@@ -20,7 +20,7 @@ from client.policy import SitePolicy
 from lavq_core.errors import ConfigError
 from server.commands import deploy
 from server.deployment.certificates import Authority
-from server.deployment.folders import Deployment, SiteNodeFolder
+from server.deployment.folders import POLICY, SITE_DIR, Deployment, SiteNodeFolder
 from server.deployment.init import Plan, issue, write_deployment
 from server.deployment.processes import server_programs, site_programs
 from server.deployment.rendering import write_units
@@ -47,7 +47,7 @@ def test_every_role_gets_a_folder_that_is_complete(made: Deployment) -> None:
     for folder in (made.server, *made.sites()):
         names = {path.relative_to(folder.root).as_posix() for path in files(folder.root)}
         assert {"OPERATING.md", "compose.yaml", "Dockerfile", "certificates/ca.crt", "secrets/superexec"} <= names
-        assert sum(name.startswith("units/") for name in names) == 3
+        assert sum(name.startswith("units/") for name in names) == (3 if folder.root == made.server.root else 4)
 
 
 def test_secrets_are_their_owners_alone_and_stand_nowhere_else(made: Deployment) -> None:
@@ -107,13 +107,13 @@ def test_the_superlink_listens_on_the_loopback_interface_alone_and_asks_for_keys
         assert program.environment["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
-def test_flowers_programs_at_a_site_find_our_launcher_first(made: Deployment) -> None:
+def test_a_sites_superexec_is_ours_and_knows_the_sites_policy(made: Deployment) -> None:
     node = made.site("st-mary")
-    for program in site_programs(node):
-        assert program.environment["PATH"].split(":")[0] == str(node.programs)
-    stand_in = node.programs / "flwr-clientapp"
-    assert stand_in.stat().st_mode & 0o111
-    assert "client.launcher" in stand_in.read_text()
+    *others, superexec = site_programs(node)
+    assert superexec.command[1:3] == ("-m", "client.superexec")
+    assert superexec.environment[POLICY] == str(node.policy)
+    assert superexec.environment[SITE_DIR] == str(node.state)
+    assert not any("superexec" in word for program in others for word in program.command[:3])
 
 
 def test_units_and_compose_files_can_be_read_by_their_programs(made: Deployment) -> None:
@@ -125,11 +125,32 @@ def test_units_and_compose_files_can_be_read_by_their_programs(made: Deployment)
             assert unit["Service"]["Restart"] == "always"
             assert unit["Service"]["ExecStart"].startswith("/")
         services = yaml.safe_load((folder.root / "compose.yaml").read_text())["services"]
-        assert len(services) == 3
-        first, *others = services.values()
+        assert len(services) == len(list((folder.root / "units").iterdir()))
+        _, *others = services.values()
         assert all(other["network_mode"].startswith("service:") for other in others)
-        assert ("ports" in first) == (folder.root == made.server.root)
+        assert not any("ports" in other for other in others)
         assert str(made.root) not in str([service["command"] for service in services.values()])
+
+
+def test_one_port_of_a_role_is_open_to_others_a_sites_to_its_own_machine_alone(made: Deployment) -> None:
+    compose = yaml.safe_load((made.server.root / "compose.yaml").read_text())["services"]
+    assert compose["gateway"]["ports"] == ["20443:20443"]
+    compose = yaml.safe_load((made.site("st-mary").root / "compose.yaml").read_text())["services"]
+    assert compose["sidecar-st-mary"]["ports"] == ["127.0.0.1:20455:20455"]
+
+
+def test_a_site_has_a_unit_and_a_container_for_its_inference_service(made: Deployment) -> None:
+    node = made.site("st-mary")
+    unit = configparser.RawConfigParser(strict=False)
+    unit.read(node.root / "units" / "lavq-inference-st-mary.service")
+    folder = f'"{node.root}"'  # it has a space in it
+    assert unit["Service"]["ExecStart"].split(" ", 1)[1] == f"serve --site {folder} --wait"
+    services = yaml.safe_load((node.root / "compose.yaml").read_text())["services"]
+    assert services["inference-st-mary"]["command"][1:] == [
+        "serve", "--site", "/deployment", "--wait", "--listen", "0.0.0.0:20455"
+    ]  # fmt: skip
+    assert node.settings().inference == "127.0.0.1:20455"
+    assert "127.0.0.1:20455" in (node.root / "OPERATING.md").read_text()
 
 
 def test_a_site_that_was_moved_writes_its_units_for_its_new_place(made: Deployment, tmp_path: Path) -> None:
@@ -138,7 +159,7 @@ def test_a_site_that_was_moved_writes_its_units_for_its_new_place(made: Deployme
     moved = SiteNodeFolder(tmp_path / "site")
     shutil.copytree(made.site("st-mary").root, moved.root)
     write_units(moved, 30.0)
-    for file in [*(moved.root / "units").iterdir(), moved.programs / "flwr-clientapp"]:
+    for file in (moved.root / "units").iterdir():
         assert str(made.root) not in file.read_text()
 
 

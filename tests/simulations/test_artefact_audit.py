@@ -15,8 +15,10 @@ from lavq_core.errors import RunError
 from lavq_core.privacy import noise
 from lavq_core.runs.artefact import load_artefact, save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.training.head_training import PatientItems
 from simulations import sample
 from simulations.audit.privacy.artefacts import audit_artefacts
+from simulations.audit.privacy.head_replay import _taking_part
 from simulations.inprocess import run_in_process
 
 ROUNDS = 3
@@ -149,3 +151,16 @@ def test_a_run_that_claims_nothing_is_refused(run: RunFolder, sample_database: D
     run.config.write_text(text.replace("epsilon: 8", "epsilon: 0"), encoding="utf-8")
     with pytest.raises(RunError, match="claims no epsilon"):
         audit_artefacts(run, sample_database)
+
+
+def test_replays_sample_patients_as_a_run_does() -> None:
+    owner = np.repeat(np.arange(300), 2)
+    items = PatientItems.of(torch.zeros(600, 1), torch.zeros(600, 5), owner)
+    generator = np.random.default_rng(0)
+    present = _taking_part(17, items, 0.25, generator)
+    assert present.shape == (17, 600)
+    assert present[0].unique().tolist() == [0.25]  # the round without noise is the expected one
+    assert present[1:].unique().tolist() == [0.0, 1.0]
+    assert float(present[1:].mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(present[:, ::2], present[:, 1::2])  # a patient's records come together
+    assert _taking_part(2, items, 1.0, generator).unique().tolist() == [1.0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import mannwhitneyu, norm
 from sklearn.metrics import roc_auc_score
 
 from simulations.audit.finding import RATES, measure, measure_replicas
@@ -19,7 +19,7 @@ from simulations.audit.measure import (
     operating_point,
     roc_curve,
 )
-from simulations.audit.verdict import CONSISTENT, LEAK, NO_POWER, names_members, verdict, worth_trying
+from simulations.audit.verdict import CONSISTENT, LEAK, NO_POWER, names_members, tells_members, verdict, worth_trying
 
 
 def gaussian_attack(members: int, non_members: int, edge: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +104,26 @@ def test_a_planted_attack_reads_its_exact_rate() -> None:
 
 
 # The verdict
+
+
+def test_members_are_told_from_others_as_often_as_mann_and_whitney_say() -> None:
+    members, outsiders = 258, 161
+    told = 0
+    for seed in range(400):
+        scores, member = gaussian_attack(members, outsiders, 0.0, seed)
+        reference = mannwhitneyu(
+            scores[member], scores[~member], alternative="greater", method="asymptotic", use_continuity=False
+        )
+        auc, p = reference.statistic / (members * outsiders), reference.pvalue
+        told += tells_members(auc, members, outsiders)
+        assert tells_members(auc, members, outsiders) == (p < 0.05)
+    assert told <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
+
+
+def test_an_attack_that_names_nobody_can_still_tell_members_from_others() -> None:
+    assert tells_members(0.65, 210, 209, tests=15)
+    assert not tells_members(0.55, 210, 209, tests=15)
+    assert not tells_members(0.65, 20, 20, tests=15)
 
 
 def test_a_clear_leak_is_found() -> None:

@@ -11,8 +11,12 @@ import torch
 from lavq_core.data.database import Database
 from lavq_core.models.codebook import quantise
 from lavq_core.training.separator_training import SeparatorTrainer
+from simulations.audit.bench import planted_codebook, planted_twins
 from simulations.audit.bench.case import Case, Outcome
-from simulations.audit.bench.planted_models import CASES, World, coins, dead_codes_copy_latents, train
+from simulations.audit.bench.planted_codebook import dead_codes_copy_latents
+from simulations.audit.bench.small_release import World, coins, train
+
+CASES = (*planted_codebook.CASES, *planted_twins.CASES)
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,9 @@ from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import train_detector
-from simulations.audit.attacks.scores import Scores, attack
-from simulations.audit.claim import weigh
+from simulations.audit.attacks.scores import attack
 from simulations.audit.cohort import Cohort
-from simulations.audit.evidence import Evidence, gather
+from simulations.audit.evidence import gather
 from simulations.audit.finding import Metrics
 from simulations.audit.foreign import audit_model
 from simulations.audit.lists import listed_cohort
@@ -32,8 +31,8 @@ from simulations.audit.measure import attack_auc, operating_point
 from simulations.audit.plan import ceiling
 from simulations.audit.run import audit_run
 from simulations.audit.shadows.central import CentralRecipe
-from simulations.audit.shadows.training import Shadows, fair_halves, train_shadows
-from simulations.audit.verdict import CONSISTENT, LEAK, NO_POWER, names_members
+from simulations.audit.shadows.training import train_shadows
+from simulations.audit.verdict import LEAK, NO_POWER, names_members
 from tests.simulations.audit_cases import QUIET, SAMPLE, small_cohort
 
 AUGMENTATIONS = ("noise", "amplitude", "shift", "wander", "lead_dropout", "crop")
@@ -148,19 +147,6 @@ def test_a_broken_detector_says_so(sample_database: Database, tiny: Config, tmp_
         audit_run(run, tiny, sample_database, workers=1, console=QUIET)
 
 
-def test_noise_that_cannot_be_tested_is_said_to_be_untested(sample_database: Database, tmp_path: Path) -> None:
-    """Where patients are sampled nobody knows whose sums the steps are: only people can contradict the claim."""
-    config = compose(["privacy=eps1", "detector_training.epochs=2"])
-    generator = np.random.default_rng(0)
-    scores = [Scores("detector", "lira", generator.normal(size=100), True)]
-    shadows = Shadows(fair_halves(100, 6, seed=0), {}, 6)
-    evidence = Evidence(scores, generator.random(100) < 0.5, [], None, [scores] * 6, shadows)
-    claim = weigh(RunFolder(tmp_path), config, sample_database, evidence)
-    assert "not tested" in claim.checks["step"]
-    assert set(claim.bounds) == {"run", "replica"}
-    assert claim.verdict == CONSISTENT  # a perfect attack on a hundred people would have contradicted 1
-
-
 # What could be shown
 
 
@@ -265,8 +251,7 @@ def test_an_overfit_detector_is_convicted_and_an_innocent_one_is_not(sample_data
     guilty = build_detector(overfit.detector, overfit.sampling_rate, seed=123)
     generator = torch.Generator().manual_seed(123)
     train_detector(guilty, cohort.training_data(cohort.member), overfit.training, 100, overfit.epochs, generator)
-    own = attack({"logits": cohort.logits(guilty)}, shadows, cohort)
-    evidence = gather(own, shadows, cohort)
+    evidence = gather({"logits": cohort.logits(guilty)}, shadows, cohort)
     lira, rmia, loss = (
         next(one for one in evidence.findings if (one.attack, one.target) == (name, "run"))
         for name in ("lira", "rmia", "loss")

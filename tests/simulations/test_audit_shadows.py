@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
-from lavq_core.errors import ConfigError
+from lavq_core.errors import ConfigError, RunError
 from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.layout import RunFolder
-from simulations.audit.answers import BeatFrame, model_answers
+from simulations.audit.answers import model_answers
+from simulations.audit.attacks.people import BeatFrame
 from simulations.audit.cohort import Cohort
+from simulations.audit.published import PublishedModel
+from simulations.audit.shadows import federated
 from simulations.audit.shadows.central import CentralRecipe
 from simulations.audit.shadows.federated import FederatedRecipe
 from simulations.audit.shadows.training import Shadows, fair_halves, train_shadows
@@ -142,7 +145,8 @@ def test_a_shadow_of_everybody_is_the_federation_itself(sample_database: Databas
     cohort = Cohort.of_run(sample_database, config)
     recipe = FederatedRecipe.of_run(config, "cpu")
     answers = recipe.train(cohort, cohort.member, 0, tmp_path)
-    np.testing.assert_array_equal(answers["logits"], model_answers(RunFolder(tmp_path / "run"), cohort, None)["logits"])
+    own = model_answers(PublishedModel.of_run(RunFolder(tmp_path / "run"), None), cohort)
+    np.testing.assert_array_equal(answers["logits"], own["logits"])
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # of a shadow its answers stay, and nothing else
 
 
@@ -186,6 +190,40 @@ def test_private_shadows_are_private_trainings(sample_database: Database, packs:
     recipe = FederatedRecipe.of_run(config, "cpu")
     first, second = (recipe.train(cohort, cohort.member, 0, tmp_path)["logits"] for _ in range(2))
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("epsilon", "failures", "comes_through"), [(8, 1, True), (8, 5, False), (0, 1, False)])
+def test_a_private_shadow_that_its_noise_has_broken_is_trained_again_and_no_other(
+    sample_database: Database,
+    packs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epsilon: int,
+    failures: int,
+    comes_through: bool,
+) -> None:
+    quick = ("detector_training.steps=1", "detector_training.epochs=1", "federation.rounds=2", "federation.share=[]")
+    private = ("privacy=eps8",) if epsilon else ("separator_training.steps=0", *TINY[:2])
+    config = compose([f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", f"run.dir='{tmp_path}'", *private, *quick])
+    watchers = []
+
+    def broken_at_first(overrides: list[str], sites: int, client_app: object) -> None:
+        watchers.append(client_app)
+        if len(watchers) <= failures:
+            (tmp_path / "run-000").mkdir()
+            raise RunError("only 2 of 4 sites gave a usable update in round 1")
+        run_in_process(overrides, sites, client_app=client_app)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(federated, "run_in_process", broken_at_first)
+    cohort = Cohort.of_run(sample_database, config)
+    if comes_through:
+        answers = FederatedRecipe.of_run(config, "cpu").train(cohort, cohort.member, 0, tmp_path)
+        assert np.isfinite(answers["logits"]).all()
+        assert watchers[0] is not watchers[1]  # what the broken one saw does not count
+    else:
+        with pytest.raises(RunError, match="only 2 of 4"):
+            FederatedRecipe.of_run(config, "cpu").train(cohort, cohort.member, 0, tmp_path)
+        assert len(watchers) == failures
 
 
 @pytest.mark.slow

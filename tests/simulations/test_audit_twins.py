@@ -18,21 +18,13 @@ from lavq_core.models.networks import make_networks
 from lavq_core.models.twins import Patients, Twins
 from lavq_core.training.guided import NORM
 from lavq_core.training.site_data import SiteData
-from simulations.audit.attacks import twins as twin_attack
+from simulations.audit.attacks import twin_codes
+from simulations.audit.attacks.identity_search import Search, beat_distance, matched_others, search
+from simulations.audit.attacks.linkage import Linkage, linkage
 from simulations.audit.attacks.people import People
-from simulations.audit.attacks.twins import (
-    Linkage,
-    MembersNamed,
-    Published,
-    Search,
-    beat_distance,
-    donor_recovery,
-    linkage,
-    matched_others,
-    members_named,
-    search,
-    twin_density,
-)
+from simulations.audit.attacks.published_twins import PublishedTwins
+from simulations.audit.attacks.twin_codes import MembersNamed, donor_recovery, members_named
+from simulations.audit.attacks.twin_density import twin_density
 from simulations.audit.measure import Proportion
 from tests.simulations.told_separator import MI, Told, angled, people, records
 
@@ -171,10 +163,10 @@ def test_density_is_minus_the_logarithm_of_the_distance_to_the_nearest_twin() ->
     assert np.isnan(found[2])
 
 
-def published(rows: list[int]) -> Published:
+def published(rows: list[int]) -> PublishedTwins:
     """Twins that the told separator answers as these rows of its tables."""
     x = torch.tensor(rows).float()[:, None, None].expand(-1, 8, 8).contiguous()
-    return Published(
+    return PublishedTwins(
         BeatInput(x, torch.zeros(len(rows), 3), torch.ones(len(rows), 2)),
         torch.zeros(len(rows), 1, 4),
         torch.zeros(len(rows), 1, dtype=torch.bool),
@@ -223,7 +215,7 @@ def test_donors_are_found_where_their_beat_is_in_the_twin(
         return Twins(theirs.signal, theirs.input.x, theirs.input.valid, torch.ones_like(theirs.signal[:, 0]))
 
     if copies:
-        monkeypatch.setattr(twin_attack, "make_twins", copied)
+        monkeypatch.setattr(twin_codes, "make_twins", copied)
     given = some.beats.take(torch.from_numpy(donors))
     with torch.no_grad():  # a codebook that describes everybody exactly
         read = networks.separator(given.x, given.covariates, given.valid, given.memory, given.mask)

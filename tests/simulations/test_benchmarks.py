@@ -24,7 +24,7 @@ from simulations.benchmarks.tables import tables
 from simulations.benchmarks.wang import WangResNet
 from simulations.experiments.results_file import Row
 
-_LARGE = {"round-4", "round-50", "shadows"}  # the first two are below; shadows in processes are tested with the audit
+_LARGE = {"round", "round-4", "round-50", "shadows"}  # rounds are below, shadows are tested with the audit
 _TINY = ("detector.width=8", "detector.blocks=1", "separator.width=8", "separator.blocks=1", "codebook.size=8")
 
 

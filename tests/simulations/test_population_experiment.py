@@ -12,14 +12,8 @@ from sklearn.metrics import roc_auc_score
 from lavq_core.config import compose
 from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
-from simulations.experiments.jobs import Job
-from simulations.experiments.population import (
-    _ALONE,
-    _train,
-    score,
-    with_permuted_labels,
-    write_population_predictions,
-)
+from simulations.experiments.jobs import Job, keep_predictions
+from simulations.experiments.population import _train, score, with_permuted_labels
 from simulations.experiments.readme_tables import LAYOUTS
 from simulations.experiments.results_file import Row
 from simulations.launch import SAMPLE
@@ -62,7 +56,7 @@ def test_a_row_is_the_mean_over_seeds_on_the_test_fold_alone(database: Database,
 
 
 def test_what_is_kept_is_what_was_scored(predictions: pd.DataFrame, tmp_path: Path) -> None:
-    write_population_predictions(predictions, tmp_path)
+    keep_predictions(predictions, "population", tmp_path)
     kept = pd.read_csv(tmp_path / "predictions" / "population.csv.gz")
     pd.testing.assert_frame_equal(kept, predictions, check_dtype=False, rtol=0, atol=1e-12)
 
@@ -82,7 +76,7 @@ def test_the_arms_differ_in_their_training_labels_and_in_nothing_else(
     packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the permutation undone, the control is the detector itself."""
-    overrides = (f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", *TINY, "federation.rounds=1", *_ALONE)
+    overrides = (f"data.dir='{SAMPLE}'", f"data.cache_dir='{packs}'", *TINY, "federation.rounds=1")
     table = _train(Job("centralised", 0, overrides, tmp_path / "one"))
     assert set(table["fold"]) == {9, 10}
     assert not {"patient_id", "site"} & set(table.columns)

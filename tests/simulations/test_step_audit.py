@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
-from lavq_core.errors import ConfigError
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.privacy.plan import make_plan
+from lavq_core.settings import Config
 from lavq_core.training import feature_round, head_training
 from lavq_core.training.head_training import PatientItems
 from lavq_core.training.site_data import SiteData
@@ -149,12 +149,42 @@ def test_a_plan_that_costs_more_than_is_claimed_is_flagged(monkeypatch: pytest.M
     )
 
 
-def test_patients_who_are_sampled_are_refused(few: PatientItems) -> None:
-    config = compose(
-        ["privacy=eps1", "federation.rounds=3", "detector_training.steps=20", "detector_training.epochs=5"]
-    )
-    with pytest.raises(ConfigError, match="who takes part"):
-        audit_training_step(config, few, 0)
+# --- patients who are sampled ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Config:
+    return compose(["privacy=eps1", "federation.rounds=3", "detector_training.steps=20", "detector_training.epochs=5"])
+
+
+def test_sampled_steps_are_audited_and_sound_ones_not_flagged(sampled: Config, few: PatientItems) -> None:
+    audit = audit_training_step(sampled, few, 0)
+    assert audit.reasons == ()
+    assert {"sampling rate", "sampling of steps", "sampling of patients"} <= {test.name for test in audit.findings}
+
+
+def test_sampled_steps_without_noise_are_flagged(sampled: Config, few: PatientItems) -> None:
+    with noise_skipped():
+        audit = audit_training_step(sampled, few, 0)
+    assert audit.epsilon_lower_bound > 3
+    assert audit.noise.ratio < 0.01
+
+
+def test_batches_of_a_fixed_size_are_flagged(
+    monkeypatch: pytest.MonkeyPatch, sampled: Config, few: PatientItems
+) -> None:
+    def fixed(patients: int, rate: float) -> Tensor:
+        return torch.from_numpy(np.random.default_rng().permutation(patients)[: round(rate * patients)])
+
+    monkeypatch.setattr(head_training, "poisson_sample", fixed)
+    (reason,) = audit_training_step(sampled, few, 0).reasons
+    assert reason.startswith("counts of steps spread 0.0")
+
+
+def test_somebody_absent_where_all_take_part_is_flagged(monkeypatch: pytest.MonkeyPatch, few: PatientItems) -> None:
+    monkeypatch.setattr(head_training, "poisson_sample", lambda patients, _: torch.arange(patients - 1))
+    (reason,) = audit_training_step(bench_config("eps1"), few, 0, canaries=100, with_many=10).reasons
+    assert reason.startswith("patients are absent 16 times")
 
 
 # --- canaries --------------------------------------------------------------------------------------------------------
@@ -166,7 +196,7 @@ def test_a_canary_adds_to_its_own_column_and_to_the_constant_alone() -> None:
     assert canaries.records.tolist() == [10] * 5 + [1] * 45
     centre = torch.randn(canaries.x.shape[1], generator=torch.Generator().manual_seed(0)) / 30
     weights = torch.randn(2, 5, len(centre) + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    training = watched_training.WatchedTraining(None, centre, weights, [], [])  # type: ignore[arg-type]
+    training = watched_training.WatchedTraining(None, centre, weights, torch.ones(2, 50).bool(), [], [])  # type: ignore[arg-type]
     adds = canaries.signals(weights, centre, head)  # (2, 50, 5)
     for i in (0, 7, 49):
         alone = training.clean(canaries.records_of(np.arange(50) == i), head)

@@ -8,10 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from lavq_core.data.database import Database
+from lavq_core.models.twins import Patients
 from lavq_core.settings import Config
 from lavq_core.training.guided import GuidedBeats
 from lavq_core.training.site_data import SiteData
 from simulations.audit.cohort import Cohort
+
+TWINS = 256
+"""Twins that an attacker has of one editor."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,22 @@ class People:
         most = np.full(self.count, -np.inf)
         np.maximum.at(most, self.owner[known], values[known])
         return np.where(np.isfinite(most), most, np.nan)
+
+
+@dataclass(frozen=True)
+class BeatFrame:
+    """The cohort as codebook and twins know it."""
+
+    people: People  # everybody's records
+    content: Patients  # healthy ones that twins are made of, one of a patient
+    rows: np.ndarray  # (q,) int64, where those are among ``people``
+
+    @classmethod
+    def of_cohort(cls, database: Database, config: Config, cohort: Cohort) -> BeatFrame:
+        """Take everybody, and of the healthy the first ``TWINS`` by number."""
+        people = People.of_cohort(database, config, cohort)
+        healthy = people.beats.norm_only().numpy()
+        _, first = np.unique(people.owner[healthy], return_index=True)
+        rows = healthy[first[:TWINS]]
+        content = SiteData("audit", database, people.positions, config).patients(people.positions[rows])
+        return cls(people, content, rows)

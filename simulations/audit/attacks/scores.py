@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,29 +30,47 @@ class Scores:
 def attack(target: Answers, shadows: Shadows, cohort: Cohort) -> list[Scores]:
     """Attack a model by every attack for which it has answers.
 
-    The detector: LiRA, RMIA and the loss threshold. Whatever else is known of each patient is brought into LiRA's form:
-    how much better its distribution over shadows that were trained on the patient explains it than the other. Where
-    the shadows have no such answer it is taken as it is, and then also tells easy people from hard ones.
-
     Args:
         target: answers of the attacked model.
         shadows: of the same cohort, none of which may tell who was in the attacked model.
         cohort: whose logits are in the answers.
     """
-    classes = cohort.y.shape[1]
-    loss = cohort.patient_means(negative_loss(target["logits"], cohort.y))  # (P,)
-    losses = cohort.patient_means(negative_loss(shadows.answers["logits"], cohort.y))  # (N, P)
-    margin = cohort.patient_means(label_margin(target["logits"], cohort.y))
-    margins = cohort.patient_means(label_margin(shadows.answers["logits"], cohort.y))
-    scores = [
-        Scores("detector", "lira", calibrated(margin, margins, shadows.included), True),
-        Scores("detector", "rmia", rmia(classes * loss, classes * losses), True),  # of all labels of a record together
-        Scores("detector", "loss", loss, False),
-    ]
-    for name in sorted(target.keys() - {"logits"}):
+    known = replace(shadows, answers=patient_statistics(shadows.answers, cohort))
+    return score(patient_statistics(target, cohort), known)
+
+
+def patient_statistics(answers: Answers, cohort: Cohort) -> Answers:
+    """Turn the logits of one model or of several into what each attack on a detector reads: ``(..., P)`` by name.
+
+    All else is a number a patient already, and stays as it is.
+    """
+    logits, classes = answers["logits"], cohort.y.shape[1]
+    loss = cohort.patient_means(negative_loss(logits, cohort.y))
+    detector = {
+        "detector/lira": cohort.patient_means(label_margin(logits, cohort.y)),
+        "detector/rmia": classes * loss,  # log likelihood of all labels of a record together
+        "detector/loss": loss,
+    }
+    return detector | {name: values for name, values in sorted(answers.items()) if name != "logits"}
+
+
+def score(target: Answers, shadows: Shadows) -> list[Scores]:
+    """Attack a model by ``patient_statistics`` of it and of its shadows.
+
+    The detector: LiRA, RMIA and the loss threshold. Whatever else is known of each patient is brought into LiRA's form:
+    how much better its distribution over shadows that were trained on the patient explains it than the other. Where
+    the shadows have no such answer it is taken as it is, and then also tells easy people from hard ones.
+    """
+    scores = []
+    for name, own in target.items():
         surface, what = name.split("/")
-        known = name in shadows.answers
-        values = calibrated(target[name], shadows.answers[name], shadows.included) if known else target[name]
+        known = name in shadows.answers and what != "loss"
+        if not known:
+            values = own
+        elif what == "rmia":
+            values = rmia(own, shadows.answers[name])
+        else:
+            values = calibrated(own, shadows.answers[name], shadows.included)
         scores.append(Scores(surface, what, values, known))
     return scores
 

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from lavq_core.models.stored import load_shared_model
-from lavq_core.runs.layout import RunFolder
-from lavq_core.settings import Config
-from simulations.audit.answers import TWINS, BeatFrame, published_networks
-from simulations.audit.attacks.twins import Search, donor_recovery, linkage, members_named, published_twins
+from simulations.audit.attacks.identity_search import Search
+from simulations.audit.attacks.linkage import linkage
+from simulations.audit.attacks.people import TWINS, BeatFrame
+from simulations.audit.attacks.twin_codes import donor_recovery, members_named
 from simulations.audit.cohort import Cohort
 from simulations.audit.finding import Metrics
 from simulations.audit.measure import Proportion
+from simulations.audit.published import PublishedNetworks
 
 
-def twin_links(run: RunFolder, config: Config, frame: BeatFrame, cohort: Cohort) -> Metrics:
+def twin_links(published: PublishedNetworks, cohort: Cohort) -> Metrics:
     """Ask whether twins lead to their source, to their person, to a donor, and to those who trained the editor.
 
     That twins lead to their own patient is what they are made for, so it is stated and is no verdict: they are that
     patient's data and stay on site.
 
     Args:
-        run: publishes its networks.
-        config: its.
-        frame: its people.
+        published: the run's.
         cohort: who is a member.
 
     Returns:
         ``audit.twins.NAME_top1`` with interval and chance; what cannot be asked of so few people is left out.
     """
-    networks, codebook = published_networks(run, config), load_shared_model(run).codebook
-    people, codes = frame.people, codebook["codes"]
-    twins = published_twins(networks, codebook, config, frame.content, config.run.seed)
+    networks, codes, twins = published.networks, published.codebook["codes"], published.twins
+    frame, people = published.frame, published.frame.people
     found: Metrics = {}
     if _several(frame) >= 2:
         links = linkage(twins.median, frame.rows, people)

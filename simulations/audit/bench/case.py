@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from simulations.audit.measure import attack_auc, operating_point
+from simulations.audit.verdict import names_members
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -28,3 +33,15 @@ class Case:
     claimed_epsilon: float | None  # None where no privacy is claimed
     repeats: int  # how often the bench plays it; each with a seed of its own
     play: Callable[[int], Sequence[Outcome]]  # by seed; the first outcome is the one that convicts or acquits
+
+
+def membership(scores: np.ndarray, member: np.ndarray) -> tuple[Outcome, Outcome]:
+    """Measure an attack's scores ``(P,)``: its AUC, which convicts where members are named too, and its rate at 1 %."""
+    known = ~np.isnan(scores)
+    auc = attack_auc(scores[known], member[known])
+    point = operating_point(scores[known], member[known])
+    found, named = point.true_positives, names_members(point)
+    return (
+        Outcome("auc", auc.value, auc.low, auc.high, int(known.sum()), auc.low > 0.5 and named),  # never an AUC alone
+        Outcome("tpr_at_1pct_fpr", found.value, found.low, found.high, int(known.sum()), named),
+    )

@@ -30,7 +30,8 @@ from lavq_core.training.head_training import PatientItems, Watch
 from lavq_core.training.site_data import SiteData
 from simulations import sample
 from simulations.audit.bench.case import Case, Outcome
-from simulations.audit.privacy.training_step import StepAudit, audit_training_step
+from simulations.audit.privacy.step_audit import StepAudit
+from simulations.audit.privacy.training_step import audit_training_step
 
 Planted = Callable[[], AbstractContextManager[Any]]
 GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE = 0.95, 0.99

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulations.audit.bench import planted_detector, planted_models, planted_privacy
+from simulations.audit.bench import (
+    planted_codebook,
+    planted_detector,
+    planted_privacy,
+    planted_separator,
+    planted_twins,
+)
 from simulations.audit.bench.case import Case, Outcome
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 
-CASES: tuple[Case, ...] = (*planted_detector.CASES, *planted_privacy.CASES, *planted_models.CASES)
+CASES: tuple[Case, ...] = (
+    *planted_detector.CASES,
+    *planted_privacy.CASES,
+    *planted_codebook.CASES,
+    *planted_twins.CASES,
+    *planted_separator.CASES,
+)
 
 
 def run_bench(repeats: int | None, workers: int) -> list[Row]:

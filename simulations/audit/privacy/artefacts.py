@@ -91,7 +91,6 @@ def audit_artefacts(run: RunFolder, database: Database, seed: int = 0) -> Artefa
 
     Raises:
         RunError: the run claims no epsilon, or its files are damaged.
-        ConfigError: its patients are sampled.
     """
     config = load_config(run.config)
     if config.privacy.epsilon == 0:

@@ -1,6 +1,6 @@
 """The private head's sums once more, from their definition: what an auditor holds against what was released.
 
-Written for itself: of the audited code only ``FeatureDetector.standard`` is used, on one record at a time, so that
+Written for itself: of the audited code only ``feature_detector.standard`` is used, on one record at a time, so that
 nothing of another patient can enter a record's description. Whatever training does with a batch (weights of records,
 clipping, sampling, divisors) is not taken from there.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavq_core.models.feature_detector import NORM, FeatureDetector
+from lavq_core.models.feature_detector import NORM, standard
 from lavq_core.settings import Config
 from lavq_core.training.head_training import PatientItems
 
@@ -28,6 +28,7 @@ class Head:
     momentum: float
     averaging: float  # memory of the running mean, share of a round's steps
     steps: int
+    rate: float  # chance that a patient takes part in a step
 
     @classmethod
     def of(cls, config: Config) -> Head:
@@ -35,7 +36,8 @@ class Head:
         training = config.detector_training
         positive = torch.tensor(training.positive_weights or [1.0], dtype=torch.float64)
         clip = config.privacy.clipping_norm
-        return cls(clip, positive, training.lr, training.momentum, training.averaging, training.steps)
+        rate = training.epochs / training.steps
+        return cls(clip, positive, training.lr, training.momentum, training.averaging, training.steps, rate)
 
     def running_mean(self, weights: Tensor) -> Tensor:
         """Average the weights ``(steps, ...)`` after each step as the round does before anything leaves."""
@@ -64,11 +66,8 @@ def centre_sum(items: PatientItems) -> Tensor:
 @torch.no_grad()
 def standardised(x: Tensor, centre: Tensor) -> Tensor:
     """What the head sees of described records ``(n, SIZE)``: ``(n, SIZE + 1)`` float64."""
-    model = FeatureDetector(100)  # its rate does not enter
-    model.centre.copy_(centre)
-    return (
-        torch.cat([model.standard(row) for row in x.split(1)]).double() if len(x) else x.new_zeros(0, len(centre) + 1)
-    )
+    one_by_one = [standard(row, centre) for row in x.split(1)]
+    return torch.cat(one_by_one).double() if len(x) else x.new_zeros(0, len(centre) + 1)
 
 
 def clipped_errors(seen: Tensor, y: Tensor, weights: Tensor, head: Head) -> Tensor:
@@ -91,5 +90,8 @@ def clipped_errors(seen: Tensor, y: Tensor, weights: Tensor, head: Head) -> Tens
 
 
 def gradient_sums(seen: Tensor, y: Tensor, share: Tensor, weights: Tensor, head: Head) -> Tensor:
-    """Sum of the patients' clipped gradients at each of T weights: ``(T, 5, SIZE + 1)``."""
-    return torch.einsum("tnc,nd->tcd", clipped_errors(seen, y, weights, head) * share[:, None], seen)
+    """Sum of the patients' clipped gradients at each of T weights: ``(T, 5, SIZE + 1)``.
+
+    ``share`` is what each record counts, ``(n,)`` or, where that differs from step to step, ``(T, n)``.
+    """
+    return torch.einsum("tnc,nd->tcd", clipped_errors(seen, y, weights, head) * share[..., None], seen)

@@ -9,7 +9,7 @@ thousands of weights. And along the path itself, the run has to go as far as the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -100,13 +100,23 @@ def _ends(
     weights = before.expand(len(scales), *before.shape).clone()
     velocity, path = torch.zeros_like(weights), []
     for _ in range(head.steps):
-        errors = clipped_errors(site.seen, site.items.y, weights, head) * share[:, None]
+        present = _taking_part(len(scales), site.items, head.rate, generator)
+        errors = clipped_errors(site.seen, site.items.y, weights, head) * (share * present)[..., None]
         total = torch.einsum("tnc,nd->tcd", errors, site.seen)
         drawn = torch.from_numpy(generator.standard_normal(tuple(total.shape)))
-        velocity = head.momentum * velocity + (total + scales[:, None, None] * drawn) / site.size
+        velocity = head.momentum * velocity + (total + scales[:, None, None] * drawn) / (head.rate * site.size)
         weights = weights - head.lr * velocity
         path.append(weights)
     return head.running_mean(torch.stack(path))
+
+
+def _taking_part(trainings: int, items: PatientItems, rate: float, generator: np.random.Generator) -> Tensor:
+    """How much each record takes part in a step of each training, ``(K, n)``: in the first one as much as expected."""
+    if rate == 1:
+        return torch.ones(trainings, len(items.owner), dtype=torch.float64)
+    present = generator.random((trainings, items.patients)) < rate
+    share = np.concatenate([np.full((1, items.patients), rate), present[1:]])
+    return torch.from_numpy(share)[:, items.owner]
 
 
 def _faulty(name: str, before: Tensor, site: SiteHead, head: Head, generator: np.random.Generator) -> Tensor:
@@ -114,7 +124,7 @@ def _faulty(name: str, before: Tensor, site: SiteHead, head: Head, generator: np
     none = torch.zeros(1, dtype=torch.float64)
     if name == _SUMMED:
         return _ends(before, site, torch.ones(len(site.seen), dtype=torch.float64), none, head, generator)[0]
-    free = Head(float("inf"), head.positive, head.lr, head.momentum, head.averaging, head.steps)
+    free = replace(head, clipping_norm=float("inf"))
     return _ends(before, site, shares(site.items), none, free, generator)[0]
 
 

@@ -90,6 +90,16 @@ def each_test(name: str, noise: np.ndarray, axis: int) -> Finding:
     )
 
 
+def parts_test(name: str, noise: np.ndarray, parts: Mapping[str, int]) -> Finding:
+    """Test the scale of every part of the coordinates of ``(T, d)`` by itself: names and lengths, one after another."""
+    ends = np.cumsum(list(parts.values()))[:-1]
+    found = [(_two_sided(float((part**2).sum()), part.size), part) for part in np.split(noise, ends, axis=1)]
+    worst = int(np.argmin([p for p, _ in found]))
+    p, part = found[worst]
+    text = f"noise of {list(parts)[worst]} in the {name} is {noise_scale(part).ratio:.4f} of what the plan promises"
+    return Finding(f"each part of the {name}", min(1.0, len(found) * p), text)
+
+
 def repeat_test(name: str, first: np.ndarray, second: np.ndarray | None = None) -> Finding:
     """Test that no noise repeats: correlations of rows ``(T, d)`` among each other, or with another training's.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,13 +22,12 @@ from lavq_core.settings import Config
 from lavq_core.signals.description import SIZE
 from lavq_core.training.head_training import PatientItems
 from simulations.audit.privacy.canaries import Canaries, together
-from simulations.audit.privacy.fdp import gaussian_epsilon, mu_lower_bound
+from simulations.audit.privacy.fdp import gaussian_epsilon
 from simulations.audit.privacy.head_reference import Head
 from simulations.audit.privacy.noise_check import (
     Finding,
     NoiseScale,
     each_test,
-    failures,
     noise_scale,
     normal_test,
     repeat_test,
@@ -37,56 +35,15 @@ from simulations.audit.privacy.noise_check import (
     size_test,
     sum_tests,
 )
-from simulations.audit.privacy.one_run import Attack, Bound, best_bound
+from simulations.audit.privacy.one_run import Attack
+from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tests
+from simulations.audit.privacy.step_audit import StepAudit
 from simulations.audit.privacy.watched_training import Scales, Sums, WatchedTraining, watch_training
 
 CANARIES, WITH_MANY = 1000, 200
 MOST_KNOWN = 2000  # patients besides: more hide no canary from whoever knows them, and take time
 _EXACT = 1e-8  # least variance, in units of the promised: below it a sum is as good as exact
 _ROUNDING = 0.02  # of an epsilon: accountants of other methods agree within it
-
-
-@dataclass(frozen=True)
-class StepAudit:
-    """What the audit of one private training has shown."""
-
-    bound: Bound
-    claimed: float  # epsilon
-    delta: float
-    canaries: int
-    noise: NoiseScale  # of all steps
-    findings: tuple[Finding, ...]  # exact tests
-    reasons: tuple[str, ...]  # why it is flagged, in words; empty where it is not
-
-    @property
-    def epsilon_lower_bound(self) -> float:
-        """Epsilon is at least this, with ``confidence``."""
-        return self.bound.epsilon
-
-    @property
-    def confidence(self) -> float:
-        """Of the lower bound."""
-        return self.bound.confidence
-
-    @property
-    def if_gaussian(self) -> float:
-        """What the same guesses would show were all noise normal (``fdp``): a diagnostic, never a verdict."""
-        return gaussian_epsilon(mu_lower_bound(self.bound.guesses, 1.0 - self.bound.alpha), self.delta)
-
-    @property
-    def beyond_claim(self) -> bool:
-        """The bound lies above the claim: the canaries alone convict."""
-        return self.bound.epsilon > self.claimed
-
-    @property
-    def noise_refuted(self) -> bool:
-        """The exact tests convict: what was released is not the clipped sums with the promised noise."""
-        return len(self.reasons) > self.beyond_claim
-
-    @property
-    def flagged(self) -> bool:
-        """Whether the claim does not hold."""
-        return bool(self.reasons)
 
 
 def audit_training_step(
@@ -107,20 +64,18 @@ def audit_training_step(
         canaries: how many, half of which take part.
         with_many: how many of them have ten records each.
 
-    Raises:
-        ConfigError: training is not private, or samples patients.
     """
     head, scales = Head.of(config), Scales.of(config)
     items = _some(items)
     made = Canaries.draw(canaries, with_many, seed)
-    training = watch_training(config, together(items, made.records_of(made.included)))
+    everybody = together(items, made.records_of(made.included))
+    training, replay = watch_training(config, everybody), watch_training(config, everybody)
     known, adds = training.clean(items, head), made.signals(training.weights, training.centre, head)
-    replay = watch_training(config, items)
-    other = replay.released.minus(replay.clean(items, head)).over(scales)
+    other = replay.released.minus(replay.clean(everybody, head)).over(scales)
     left = training.released.minus(known).over(scales)
     scores = {
-        "canaries": canary_scores(made, adds, left, scales),
-        "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales),
+        "canaries": canary_scores(made, adds, left, scales, head.rate),
+        "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales, head.rate),
     }
     kinds = {f"{n} record{'s' * (n > 1)}": made.records == n for n in np.unique(made.records).tolist()}
     attacks = [
@@ -128,22 +83,19 @@ def audit_training_step(
         for name, score in scores.items()
         for kind, rows in kinds.items()
     ]
-    bound = best_bound(attacks, config.privacy.delta, confidence)
+    numbers = items.patients + np.cumsum(made.included) - 1  # of the canaries that are in, after all real patients
     groups = {"real patients": known} | {
-        f"patients of {kind}": training.clean(made.alone(made.included & rows), head) for kind, rows in kinds.items()
+        f"patients of {kind}": training.clean(made.alone(made.included & rows), head, numbers[made.included & rows])
+        for kind, rows in kinds.items()
     }
     findings, noise = check_noise(left, other, {name: sums.over(scales) for name, sums in groups.items()})
-    reasons = [*failures(findings), *training.unexplained, *cost_reasons(config, training)]
-    if bound.epsilon > config.privacy.epsilon:
-        said = f"epsilon is at least {bound.epsilon:.2f} ({confidence:.0%} confidence, {bound.attack})"
-        reasons.insert(0, f"{said}, and {config.privacy.epsilon:g} is claimed")
-    return StepAudit(
-        bound, config.privacy.epsilon, config.privacy.delta, canaries, noise, tuple(findings), tuple(reasons)
-    )
+    findings += sampling_tests(training.took_part.numpy(), head.rate, replay.took_part.numpy())
+    further = [*training.unexplained, *cost_reasons(config, training)]
+    return StepAudit.of(config.privacy, canaries, attacks, findings, noise, further, confidence)
 
 
-def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) -> np.ndarray:
-    """Log likelihood ratio that each canary took part: ``(m,)``.
+def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales, rate: float) -> np.ndarray:
+    """Log likelihood ratio that each canary was trained on: ``(m,)``.
 
     How much a release is worth depends on its real noise, which the adversary reads off the axes without a canary: of
     20 steps one without noise decides alone.
@@ -153,6 +105,7 @@ def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) 
         adds: ``(T, m, 5)``, what each adds to its column of every step's sum.
         left: released sums without everybody known, in units of the promised noise.
         scales: that noise.
+        rate: chance of a patient to take part in a step.
     """
     axis = torch.from_numpy(canaries.axis)
     free = torch.from_numpy(np.setdiff1d(np.arange(SIZE), canaries.axis))
@@ -161,9 +114,8 @@ def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales) 
     adds = adds / scales.steps
     found = left.steps[:, :, axis].transpose(1, 2)  # (T, m, 5)
     to_centre = NORM / scales.centre
-    agreement = (adds * found / steps).sum(dim=(0, 2)) + to_centre * left.centre[axis] / centre  # (m,)
-    energy = (adds.square() / steps).sum(dim=(0, 2)) + to_centre**2 / centre
-    return np.asarray(agreement - energy / 2)
+    ratios = ((adds * found - adds.square() / 2) / steps).sum(dim=2)  # (T, m)
+    return sampled_ratio(ratios.numpy(), rate) + ((to_centre * left.centre[axis] - to_centre**2 / 2) / centre).numpy()
 
 
 def check_noise(left: Sums, other: Sums, groups: dict[str, Sums]) -> tuple[list[Finding], NoiseScale]:
@@ -215,8 +167,9 @@ def cost_of(mechanisms: Sequence[Mechanism], delta: float) -> float:
 
 
 def _some(items: PatientItems) -> PatientItems:
+    """Some patients, by the fixed part of their description: canaries have no ECG that a network could read."""
     rows = items.owner < MOST_KNOWN
-    return PatientItems.of(items.x[rows], items.y[rows], items.owner[rows].numpy())
+    return PatientItems.of(items.x[rows, :SIZE], items.y[rows], items.owner[rows].numpy())
 
 
 def _flat(steps: Tensor) -> np.ndarray:

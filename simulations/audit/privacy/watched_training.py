@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavq_core.errors import ConfigError
 from lavq_core.models.feature_detector import NORM, FeatureDetector
 from lavq_core.privacy.accounting import Mechanism
 from lavq_core.privacy.ledger import Ledger
@@ -59,16 +58,7 @@ class Scales:
 
     @classmethod
     def of(cls, config: Config) -> Scales:
-        """Read a run's plan.
-
-        Raises:
-            ConfigError: patients are sampled: nobody then knows whose sums the steps are.
-        """
-        if config.detector_training.epochs < config.detector_training.steps:
-            raise ConfigError(
-                "this audit knows who takes part in a step only where all do: set detector_training.epochs to "
-                "detector_training.steps, as the presets of privacy do"
-            )
+        """Read a run's plan."""
         plan = make_plan(config, config.federation.rounds)
         steps = plan.detector.noise_multiplier * config.privacy.clipping_norm
         return cls(plan.size.noise_multiplier, plan.centre.noise_multiplier * NORM, steps)
@@ -81,13 +71,22 @@ class WatchedTraining:
     released: Sums
     centre: Tensor  # (SIZE,) float32, as the head uses it
     weights: Tensor  # (T, 5, SIZE + 1) float64, where each step was taken
+    took_part: Tensor  # (T, patients) bool
     mechanisms: list[Mechanism]  # as the ledger has them
     unexplained: list[str]  # what left and is no function of the released sums
 
-    def clean(self, items: PatientItems, head: Head) -> Sums:
-        """What the sums of some patients are without noise, at the weights that this training went through."""
+    def clean(self, items: PatientItems, head: Head, numbers: np.ndarray | None = None) -> Sums:
+        """What the sums of some patients are without noise, at the weights that this training went through.
+
+        Args:
+            items: of those patients.
+            head: how it is trained.
+            numbers: ``(p,)`` int64, which patients of the training they are; None: the first ones.
+        """
         seen = standardised(items.x, self.centre)
-        steps = gradient_sums(seen, items.y, shares(items), self.weights, head)
+        which = items.owner if numbers is None else torch.from_numpy(numbers)[items.owner]
+        present = self.took_part[:, which]  # (T, n)
+        steps = gradient_sums(seen, items.y, shares(items) * present, self.weights, head)
         return Sums(float(len(items.owner.unique())), centre_sum(items), steps)
 
 
@@ -97,21 +96,23 @@ def watch_training(config: Config, items: PatientItems) -> WatchedTraining:
     Every generator that a program might take noise from by mistake starts from the run's seed, as it does in a run.
     """
     rounds, head = config.federation.rounds, Head.of(config)
-    at, sums, unexplained = [], [], []
+    at, sums, present, unexplained = [], [], [], []
     size, centre = 0.0, torch.zeros(0)
-    with tempfile.TemporaryDirectory() as folder, _seeded(config.run.seed):
+    with tempfile.TemporaryDirectory() as folder, seeded(config.run.seed):
         model = FeatureDetector(config.data.sampling_rate)
         ledger = Ledger(Path(folder) / "ledger.jsonl", "audit", math.inf, config.privacy.delta)
         for number in range(1, rounds + 1):
             start = model.head.weight.detach().clone()
-            seen: list[Tensor] = []
-            update = feature_round(model, items, config, Round("audit", number, rounds), ledger, watch=seen.append)
+            seen: list[tuple[Tensor, Tensor]] = []
+            place = Round("audit", number, rounds)
+            update = feature_round(model, items, config, place, ledger, watch=lambda *step, to=seen: to.append(step))
             if number == 1:
                 size, centre = update.size, model.centre.clone()
                 expected = {"centre": centre, "head.weight": start}
             else:
-                path = torch.stack([start, *seen]).double()  # (steps + 1, 5, SIZE + 1)
+                path = torch.stack([start, *(weights for weights, _ in seen)]).double()  # (steps + 1, 5, SIZE + 1)
                 at.append(path[:-1])
+                present += [who for _, who in seen]
                 sums.append(_sums_of(path, head, size))
                 expected = {"centre": centre, "head.weight": head.running_mean(path[1:])}
             unexplained += _unexplained(update.detector, expected, number)
@@ -120,14 +121,14 @@ def watch_training(config: Config, items: PatientItems) -> WatchedTraining:
             model.load_state_dict(dict(update.detector))
         mechanisms = [mechanism for entry in ledger.entries for mechanism in entry.mechanisms]
     released = Sums(size, centre.double() * size, torch.cat(sums))
-    return WatchedTraining(released, centre, torch.cat(at), mechanisms, unexplained)
+    return WatchedTraining(released, centre, torch.cat(at), torch.stack(present), mechanisms, unexplained)
 
 
 def _sums_of(path: Tensor, head: Head, size: float) -> Tensor:
     """Take a round's released sums back out of the weights between its steps."""
     velocity = (path[:-1] - path[1:]) / head.lr  # (steps, 5, SIZE + 1)
     before = torch.cat([torch.zeros_like(velocity[:1]), velocity[:-1]])
-    return (velocity - head.momentum * before) * size
+    return (velocity - head.momentum * before) * (head.rate * size)
 
 
 def _unexplained(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], number: int) -> list[str]:
@@ -141,7 +142,7 @@ def _unexplained(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nu
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Start all public generators from a seed, and put them back afterwards."""
     theirs, ours = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

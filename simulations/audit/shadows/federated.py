@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from lavq_core.config import as_overrides, compose
+from lavq_core.errors import RunError
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
-from simulations.audit.answers import BeatFrame, model_answers
+from simulations.audit.answers import model_answers
+from simulations.audit.attacks.people import BeatFrame
 from simulations.audit.cohort import Cohort
+from simulations.audit.published import PublishedModel
 from simulations.audit.shadows.training import FORMAT, Answers
 from simulations.audit.shadows.watching import Watcher
 from simulations.inprocess import run_in_process
@@ -28,6 +31,9 @@ from simulations.launch import quoted
 
 _ALONE = ("separator_training.steps=0", "twins.per_record=0", "federation.share=[]")
 _ELSEWHERE = ("run.dir", "run.resume", "run.device", "run.tensorboard", "data.dir", "data.cache_dir", "audit.")
+
+
+_TRIES = 5  # trainings of a private shadow
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,28 @@ class FederatedRecipe:
         write_atomic(members, "".join(f"{patient}\n" for patient in cohort.patients[included]))
         overrides = [*self.overrides, f"run.dir={quoted(place)}", f"partition.members={quoted(members)}"]
         config = compose(overrides)
-        watcher = Watcher(config, cohort, self.frame)
         # The server would report every round of every shadow.
         logging.getLogger("flwr").setLevel(logging.WARNING)
-        run_in_process(overrides, config.federation.sites, client_app=watcher)
-        answers = model_answers(RunFolder(place), cohort, self.frame) | watcher.answers()
+        watcher = self._watched(overrides, config, cohort, place)
+        answers = model_answers(PublishedModel.of_run(RunFolder(place), self.frame), cohort) | watcher.answers()
         shutil.rmtree(place)
         members.unlink()
         return answers
+
+    def _watched(self, overrides: list[str], config: Config, cohort: Cohort, place: Path) -> Watcher:
+        """Train and watch the federation; a private one that its noise has broken is trained again, with other noise.
+
+        At a small epsilon the noise in a hospital's number of patients can leave next to none, and its update is
+        refused for its size. The audited run is one that came through, so its shadows have to be.
+        """
+        tries = _TRIES if config.privacy.epsilon > 0 else 1
+        for left in reversed(range(tries)):
+            watcher = Watcher(config, cohort, self.frame)
+            try:
+                run_in_process(overrides, config.federation.sites, client_app=watcher)
+                break
+            except RunError:
+                if left == 0:
+                    raise
+                shutil.rmtree(place)
+        return watcher

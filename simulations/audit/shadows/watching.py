@@ -21,11 +21,11 @@ from torch import Tensor
 from lavq_core.data.database import Database
 from lavq_core.models.stored import shared_detector
 from lavq_core.settings import Config
-from simulations.audit.answers import BeatFrame, networks_of
 from simulations.audit.attacks.codebook import codes_of_update, nearest_code
 from simulations.audit.attacks.lira import label_margin
-from simulations.audit.attacks.people import People
+from simulations.audit.attacks.people import BeatFrame, People
 from simulations.audit.cohort import Cohort
+from simulations.audit.published import networks_of
 from simulations.audit.shadows.training import Answers
 from simulations.partitions import partition
 
