@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,15 +16,22 @@ from lavq_core.runs.layout import write_atomic
 
 _STYLE = """\
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  background: Canvas; color: CanvasText; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #8886; overflow-wrap: break-word; }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; background: Canvas; color: CanvasText; }
+h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .5rem; }
+h2 { font-size: 1.25rem; margin: 0 0 .3rem; padding-top: 1.4rem; margin-top: 1.4rem; border-top: 1px solid #8886; }
+p { max-width: 72ch; margin: .4rem 0; }
+table { border-collapse: collapse; margin: .6rem 0; line-height: 1.35; }
+th, td { padding: .35rem 1.6rem .35rem 0; text-align: left; border-bottom: 1px solid #8886; overflow-wrap: break-word; }
+th { vertical-align: bottom; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n { white-space: normal; max-width: 9rem; }
 .scroll { overflow-x: auto; }
 h1, p { overflow-wrap: anywhere; }
-td + td, th + th { font-variant-numeric: tabular-nums; }
-@media (max-width: 40rem) { th, td { padding: .3rem .4rem; } }
+@media (max-width: 40rem) { th, td { padding-right: .7rem; } }
+@media print { .scroll { overflow: visible; break-inside: avoid; } }
 """
+_NUMBER = re.compile(r"[\u00b1\d][\d.,]*( %)?|\u00b1 \d+|")
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,11 @@ def markdown(title: str, intro: str, sections: Sequence[Section]) -> str:
 def html(title: str, intro: str, sections: Sequence[Section]) -> str:
     """Write one page that asks for nothing from outside."""
 
-    def row(cells: Sequence[str], tag: str) -> str:
+    def row(cells: Sequence[str], tag: str, numbers: Sequence[bool]) -> str:
         scope = ' scope="col"' if tag == "th" else ""
-        return "<tr>" + "".join(f"<{tag}{scope}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        kinds = [' class="n"' if number else "" for number in numbers]
+        marked = zip(cells, kinds, strict=True)
+        return "<tr>" + "".join(f"<{tag}{scope}{kind}>{escape(cell)}</{tag}>" for cell, kind in marked) + "</tr>"
 
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(intro)}</p>"]
     for section in sections:
@@ -75,8 +85,10 @@ def html(title: str, intro: str, sections: Sequence[Section]) -> str:
         if section.note:
             body.append(f"<p>{escape(section.note)}</p>")
         if section.rows:
-            rows = "\n".join(row(cells, "td") for cells in section.rows)
-            table = f"<table><thead>{row(section.head, 'th')}</thead><tbody>\n{rows}\n</tbody></table>"
+            columns = list(zip(*section.rows, strict=True))
+            numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
+            rows = "\n".join(row(cells, "td", numbers) for cells in section.rows)
+            table = f"<table><thead>{row(section.head, 'th', numbers)}</thead><tbody>\n{rows}\n</tbody></table>"
             body.append(
                 f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(section.title)}">{table}</div>'
             )

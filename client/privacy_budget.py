@@ -11,15 +11,16 @@ TITLE = "What a privacy budget would buy"
 _PRESETS = ("eps8", "eps3", "eps1")
 _DELTA = 1e-5  # of the presets
 _NOTE = (
-    "What this site would release in a whole training with privacy=eps8, eps3 or eps1 (a patient the unit, delta "
-    "{delta:g}), by the plan that a run follows, and how much of that would be noise with {patients:,} training "
-    "patients. Patients: how far their released number lies from the true one, 95 % of the time. Description, one "
-    "step: noise in the patients' mean description ({size} numbers) and in the mean gradient of a step ({values}), in "
-    "per cent of the longest that such a mean can be; real ones are shorter. All steps: noise in the mean of all "
-    "{steps} gradients. These shares are of all numbers together; in any one direction a gradient's noise is "
-    "{root:.0f} times less. The noise of a sum is the same at every size: with twice the patients the shares are half "
-    "as large, and averaging over hospitals lowers them again."
+    "How much of what this site would send in a whole training with privacy=eps8, eps3 or eps1 would be noise, by the "
+    "plan that a run follows, with its {patients:,} training patients (a patient is the unit, delta {delta:g}). The "
+    "smaller epsilon, the less can be told about one patient, and the more noise. Patients: how far their released "
+    "number lies from the true one, 95 % of the time. The other columns are shares of the longest signal that "
+    "{patients:,} patients can give; real ones are shorter. Mean description: of the patients' ECGs, {size} numbers. "
+    "One step, all steps: the gradients that the detector learns from, {values} numbers, a single one and the mean of "
+    "all {steps}. The shares are of all numbers together; in any one direction a gradient's noise is {root:.0f} times "
+    "less. With twice the patients they are half as large, and averaging over hospitals lowers them again."
 )
+_HEAD = ("preset", "epsilon", "patients", "noise in the mean description", "in one step", "in all steps")
 
 
 def budget_section(patients: int) -> Section:
@@ -46,4 +47,4 @@ def budget_section(patients: int) -> Section:
     note = _NOTE.format(patients=patients, delta=delta, steps=steps, size=SIZE, values=values, root=math.sqrt(values))
     if delta < _DELTA:
         note += f" So many patients ask for privacy.delta={delta:g}; the presets' own, {_DELTA:g}, is refused here."
-    return Section(TITLE, note, ("preset", "epsilon", "patients", "description", "one step", "all steps"), rows)
+    return Section(TITLE, note, _HEAD, rows)

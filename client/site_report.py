@@ -18,6 +18,7 @@ from client.privacy_budget import budget_section
 from lavq_core.data.database import Database, chronological
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.data.ptbxl import UNKNOWN_SITE
+from lavq_core.signals.quality import LARGE
 from lavq_core.text.language import language_of
 
 INTRO = "Written by lavq site report. It names records: it belongs to the site and stays there. Research use only."
@@ -26,7 +27,7 @@ _SEX = {0: "male", 1: "female", -1: "sex unknown"}
 _LISTED = 50  # records named in a table; the others are counted
 _MOST = 12  # devices and languages in a table
 # Where a reason stops saying what is wrong and starts saying how much, or in which lead.
-_DETAIL = re.compile(r"\s*(?:[\d(:]|\bV\d|\bI{1,3}\b|\baV[RLF]\b).*", re.DOTALL)
+_DETAIL = re.compile(r"\s*(?:[\d(:]|\bby\b|\bV\d|\bI{1,3}\b|\baV[RLF]\b).*", re.DOTALL)
 
 
 def site_report(database: Database) -> list[Section]:
@@ -187,7 +188,8 @@ def _training_patients(database: Database) -> int:
 
 def _kind(reason: str) -> str:
     """What is wrong, without how much and where."""
-    return _DETAIL.sub("", reason).strip() or reason
+    kind = _DETAIL.sub("", reason).strip() or reason
+    return f"amplitude above {LARGE:g} mV" if kind == "amplitude" else kind
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -33,7 +33,7 @@ EXAMPLE = """\
   lavq experiment transfer --data /path/to/ptb-xl --seeds 3 preset=ptbxl --site site-2 --classes MI
   lavq experiment personal --data /path/to/ptb-xl --seeds 3 preset=ptbxl twins.per_record=0
   lavq experiment privacy --data /path/to/ptb-xl --seeds 3 preset=ptbxl
-  lavq experiment scaling --data /path/to/ptb-xl --seeds 3 preset=detector --depths 2 3 4 --widths 16 32
+  lavq experiment scaling --data /path/to/ptb-xl --seeds 3 preset=detector --depths 2 3 4
   lavq experiment noise --data /path/to/ptb-xl --seeds 3
   lavq experiment shift --data /path/to/ptb-xl --seeds 3 preset=ptbxl --arms none standard tada
   lavq experiment audit --data /path/to/ptb-xl --seeds 3 preset=ptbxl
