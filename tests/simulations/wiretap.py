@@ -28,6 +28,10 @@ class Passed:
         """All of it, the ways one after the other."""
         return b"".join(data for way in (self.up, self.down) for _, data in way)
 
+    def sent(self) -> bytes:
+        """What the site has sent."""
+        return b"".join(data for _, data in self.up)
+
     def between(self, begin: float, end: float) -> int:
         """How many bytes passed between two times, in s since 1970."""
         return sum(len(data) for way in (self.up, self.down) for at, data in way if begin <= at <= end)
