@@ -36,7 +36,18 @@ def named(data: bytes, folder: Path) -> set[bytes]:
     read = re.sub(_FREE, b"", data)
     alone = re.finditer(rb"(?<![\w.+/=-])(\d{5,6})(?:\.0)?(?![\w.+/=-])", read)
     around = {read[max(0, one.start() - 40) : one.end() + 40] for one in alone if one[1] in numbers}
-    return {text for text in texts_of(folder) if text in data} | around
+    return standing(data, texts_of(folder)) | around
+
+
+def standing(data: bytes, texts: set[bytes]) -> set[bytes]:
+    """Which of the texts stand in the data; only those are looked for whose beginning is there at all."""
+    letters = np.frombuffer(data, np.uint8).astype(np.uint64)
+    begins = {text[:_SHORTEST] for text in texts}
+    known = np.zeros(2**16, dtype=bool)
+    known[[int.from_bytes(begin[:2], "little") for begin in begins]] = True
+    at = np.flatnonzero(known[letters[: 1 - _SHORTEST] | letters[1 : 2 - _SHORTEST] << np.uint64(8)])
+    there = {data[place : place + _SHORTEST] for place in at.tolist()}
+    return {text for text in texts if text[:_SHORTEST] in there and text in data}
 
 
 def stretches(data: bytes, folder: Path, cache: Path) -> int:

@@ -16,21 +16,32 @@ from dataclasses import dataclass, field, replace
 from server.deployment.folders import Deployment, SiteNodeFolder, write_settings
 from server.flower_environment import free_port
 
+Kept = list[tuple[float, bytes]]
+"""When what passed, in s since 1970, one way of one connection."""
+
 
 @dataclass
 class Passed:
-    """What passed one site's tap: when and what, up and down; the first bytes of every connection among it."""
+    """What passed one site's tap, up and down: a list for every connection, several of which are open at a time."""
 
-    up: list[tuple[float, bytes]] = field(default_factory=list)
-    down: list[tuple[float, bytes]] = field(default_factory=list)
+    up: list[Kept] = field(default_factory=list)
+    down: list[Kept] = field(default_factory=list)
 
     def all(self) -> bytes:
-        """All of it, the ways one after the other."""
-        return b"".join(data for way in (self.up, self.down) for _, data in way)
+        """All of it, one way of one connection after the other."""
+        return _joined(self.up + self.down)
+
+    def sent(self) -> bytes:
+        """What the site has sent."""
+        return _joined(self.up)
 
     def between(self, begin: float, end: float) -> int:
         """How many bytes passed between two times, in s since 1970."""
-        return sum(len(data) for way in (self.up, self.down) for at, data in way if begin <= at <= end)
+        return sum(len(data) for way in self.up + self.down for at, data in way if begin <= at <= end)
+
+
+def _joined(ways: list[Kept]) -> bytes:
+    return b"".join(data for way in ways for _, data in way)
 
 
 class Wiretap:
@@ -70,9 +81,13 @@ class Wiretap:
             except OSError:
                 writer.close()
                 return
+            up: Kept = []
+            down: Kept = []
+            passed.up.append(up)
+            passed.down.append(down)
             there, back = (
-                asyncio.create_task(_copy(reader, far_writer, passed.up)),
-                asyncio.create_task(_copy(far_reader, writer, passed.down)),
+                asyncio.create_task(_copy(reader, far_writer, up)),
+                asyncio.create_task(_copy(far_reader, writer, down)),
             )
             await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
             for task in (there, back):
@@ -83,7 +98,7 @@ class Wiretap:
         await asyncio.start_server(tapped, "127.0.0.1", port, ssl=context)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: list[tuple[float, bytes]]) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: Kept) -> None:
     with suppress(ConnectionError, ssl.SSLError):
         while chunk := await reader.read(2**16):
             kept.append((time.time(), chunk))
