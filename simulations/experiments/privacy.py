@@ -16,12 +16,12 @@ import pandas as pd
 
 from lavq_core.config import compose
 from lavq_core.runs.layout import RunFolder
-from simulations.experiments.federation import score
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.privacy_arms import ARMS, costs
 from simulations.experiments.privacy_public import run_public
 from simulations.experiments.results_file import Row
+from simulations.experiments.scores import score
 from simulations.launch import quoted
 
 

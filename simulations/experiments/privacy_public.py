@@ -28,11 +28,12 @@ from lavq_core.errors import ConfigError
 from lavq_core.models.pretrained import weights_sha256
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
-from simulations.experiments.federation import gains, hospitals_of, score, scores_at
+from simulations.experiments.federation import hospitals_of, scores_at
 from simulations.experiments.jobs import Job
 from simulations.experiments.pool import each_seed
 from simulations.experiments.privacy_arms import ARMS, costs
 from simulations.experiments.results_file import Row
+from simulations.experiments.scores import gains, score
 from simulations.launch import quoted
 
 ALONE = "public-alone"

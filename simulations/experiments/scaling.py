@@ -38,11 +38,11 @@ from lavq_core.settings import Config
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.signals.quality import DURATION
 from lavq_core.training.detector_training import LabelledEcgs, make_optimiser, predict, take_steps
-from simulations.experiments.federation import mean_over_seeds
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.population import train_centralised
 from simulations.experiments.results_file import Row
+from simulations.experiments.scores import mean_over_seeds
 from simulations.experiments.seeds import over_seeds
 
 SIZES = {"depth": "blocks", "width": "width", "kernel": "kernel"}

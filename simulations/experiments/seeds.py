@@ -32,4 +32,6 @@ def _mean(group: list[Row]) -> Row:
     below = float(np.mean([row.value - row.low for row in group]))
     above = float(np.mean([row.high - row.value for row in group]))
     low, high = value - math.hypot(below, spread), value + math.hypot(above, spread)
+    if min(row.low for row in group) >= 0.0:  # a rate, a count: no mean of them is negative
+        low = max(low, 0.0)
     return Row(group[0].arm, group[0].metric, value, low, high, group[0].n, seeds)

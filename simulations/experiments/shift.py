@@ -31,10 +31,10 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
 from lavq_core.models.stored import shared_detector
 from lavq_core.training.site_data import SiteData
-from simulations.experiments.federation import mean_over_seeds
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
+from simulations.experiments.scores import mean_over_seeds
 from simulations.experiments.seeds import over_seeds
 from simulations.partitions import partition
 

@@ -17,11 +17,11 @@ from lavq_core.models.stored import load_shared_model
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.signals.description import SIZE
-from simulations.experiments.federation import gains
 from simulations.experiments.jobs import Job
 from simulations.experiments.privacy_public import ALONE, _train, _train_public, public_site
 from simulations.experiments.readme_tables import LAYOUTS
 from simulations.experiments.results_file import Row
+from simulations.experiments.scores import gains
 from simulations.launch import SAMPLE, prepare
 
 QUICK = (

@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import RunError
-from simulations.experiments.federation import score
 from simulations.experiments.readme import README, render, update_readme
 from simulations.experiments.results_file import FOLDER, Row, read_results, write_results
+from simulations.experiments.scores import score
 
 
 @pytest.fixture

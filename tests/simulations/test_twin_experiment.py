@@ -57,6 +57,13 @@ def arms(database: Database, generator: Generator) -> Arms:
     return Arms(generator, Bench(database, database.beats, plan, None, 0), 0)  # type: ignore[arg-type]  # no jury
 
 
+def test_a_mean_of_rates_is_no_less_than_nothing() -> None:
+    rates = [Row("off", "tpr", value, 0.0, 0.04, 400, 1) for value in (0.0, 0.0, 0.03)]
+    assert over_seeds(rates)[0].low == 0.0
+    gains = [Row("own", "gain", value, value - 0.02, value + 0.02, 400, 1) for value in (0.0, 0.0, 0.03)]
+    assert over_seeds(gains)[0].low < 0.0
+
+
 def test_the_mean_over_seeds_holds_patients_and_trainings() -> None:
     rows = [Row("prior", "x", value, value - 0.1, value + 0.2, 10, 1) for value in (0.5, 0.6, 0.7)]
     (mean,) = over_seeds(rows)
