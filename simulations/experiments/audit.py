@@ -17,12 +17,11 @@ from rich.console import Console
 
 from lavq_core.config import compose
 from lavq_core.data.database import Database
-from lavq_core.runs.layout import RunFolder
 from simulations.audit.bench.suite import run_bench
 from simulations.audit.finding import Metrics
 from simulations.audit.run import audit_run
 from simulations.audit.verdict import LEAK
-from simulations.experiments.jobs import Job
+from simulations.experiments.jobs import Job, federate
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
@@ -47,13 +46,9 @@ def run_audit(overrides: Sequence[str], seeds: int, work: Path, workers: int, be
 
 def _audit(job: Job) -> Metrics:
     """Train one arm in a process of its own, and audit it there."""
-    from simulations.inprocess import run_in_process
-
     torch.set_num_threads(1)
     complete = [*ARMS[job.arm], *job.overrides, f"run.seed={job.seed}", f"run.dir={quoted(job.folder)}"]
-    config, run = compose(complete), RunFolder(job.folder)
-    if not run.model.is_dir():
-        run_in_process(complete, config.federation.sites)
+    config, run = compose(complete), federate(complete)
     database = Database.configured(config.data, progress=False)
     return audit_run(run, config, database, workers=1, console=Console(quiet=True))
 

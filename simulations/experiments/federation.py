@@ -8,6 +8,7 @@ final detector; a record is reported under the hospital that the site partition 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from lavq_core.settings import Config
 from lavq_core.training.detector_training import predict
 from lavq_core.training.site_data import SiteData
 from simulations.experiments.generators import ONE_SITE
-from simulations.experiments.jobs import Job, keep_predictions
+from simulations.experiments.jobs import Job, federate, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
 from simulations.experiments.scores import score
@@ -135,15 +136,13 @@ def complete_overrides(job: Job) -> list[str]:
 
 
 def _train_together(job: Job) -> pd.DataFrame:
-    from simulations.inprocess import run_in_process
-
     overrides, run, hospitals = complete_overrides(job), RunFolder(job.folder), compose(job.overrides)
     method, where = job.arm.split("/", 1)
     if method == "leave-out":
         database, shares = hospitals_of(hospitals)
-        run_in_process(overrides, len(shares), absent={list(shares).index(where)})
+        federate(overrides, len(shares), absent={list(shares).index(where)})
         return scores_at(where, database, shares[where], run)
-    run_in_process(overrides, compose(overrides).federation.sites)
+    federate(overrides)
     return _by_hospital([pd.read_csv(site.predictions) for site in run.sites()], hospitals)
 
 
@@ -189,6 +188,7 @@ def _train_local(overrides: Sequence[str]) -> pd.DataFrame:
 
     config = compose(overrides)
     run, database = RunFolder(Path(config.run.dir)), Database.configured(config.data)
+    shutil.rmtree(run.root, ignore_errors=True)  # what a broken-off training has left
     shares = partition(database.table, config.partition.scheme, config.federation.sites, config.partition.seed)
     parts = [train_alone(SiteData(name, database, rows, config), run.site(name)) for name, rows in shares.items()]
     return _by_hospital(parts, config)

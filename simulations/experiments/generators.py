@@ -13,8 +13,8 @@ from lavq_core.config import compose
 from lavq_core.models.codebook import CodebookState
 from lavq_core.models.networks import Networks, make_networks
 from lavq_core.models.stored import load_networks, load_shared_model
-from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config
+from simulations.experiments.jobs import federate
 from simulations.launch import quoted
 
 GENERATOR_FOLDS = (1, 2, 3, 4, 5)  # train generators; 6 to 8 fit the judges, 9 and 10 are judged
@@ -48,13 +48,9 @@ def train_generator(overrides: Sequence[str], folder: Path, seed: int, site: str
         seed: of the run.
         site: whose networks, where not all are shared.
     """
-    from simulations.inprocess import run_in_process
-
     folds = ",".join(map(str, GENERATOR_FOLDS))
     complete = [*overrides, f"data.train_folds=[{folds}]", f"run.seed={seed}", f"run.dir={quoted(folder)}"]
-    config, run = compose(complete), RunFolder(folder)
-    if not (run.model / "manifest.json").is_file():
-        torch.set_num_threads(1)
-        run_in_process(complete, config.federation.sites)
+    torch.set_num_threads(1)
+    config, run = compose(complete), federate(complete)
     networks, _ = load_networks(run, site)
     return Generator(networks, load_shared_model(run).codebook, config)

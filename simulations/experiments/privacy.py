@@ -15,8 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lavq_core.config import compose
-from lavq_core.runs.layout import RunFolder
-from simulations.experiments.jobs import Job, keep_predictions
+from simulations.experiments.jobs import Job, federate, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.privacy_arms import ARMS, costs
 from simulations.experiments.privacy_public import run_public
@@ -43,12 +42,8 @@ def run_privacy(overrides: Sequence[str], seeds: int, work: Path, workers: int) 
 
 def _train(job: Job) -> pd.DataFrame:
     """Train one arm in a process of its own; its predictions on the test fold."""
-    from simulations.inprocess import run_in_process
-
     complete = [*job.overrides, *ARMS[job.arm], f"run.seed={job.seed}"]
     complete.append(f"run.dir={quoted(job.folder)}")
-    config, run = compose(complete), RunFolder(job.folder)
-    if not run.model.is_dir():
-        run_in_process(complete, config.federation.sites)
+    config, run = compose(complete), federate(complete)
     table = pd.concat([pd.read_csv(site.predictions) for site in run.sites()], ignore_index=True)
     return table[table["fold"] == config.data.test_fold].assign(arm=job.arm, seed=job.seed)

@@ -29,7 +29,7 @@ from lavq_core.models.pretrained import weights_sha256
 from lavq_core.runs.artefact import save_artefact
 from lavq_core.runs.layout import RunFolder
 from simulations.experiments.federation import hospitals_of, scores_at
-from simulations.experiments.jobs import Job
+from simulations.experiments.jobs import Job, federate
 from simulations.experiments.pool import each_seed
 from simulations.experiments.privacy_arms import ARMS, costs
 from simulations.experiments.results_file import Row
@@ -120,17 +120,13 @@ def _train(job: Job, work: Path) -> pd.DataFrame:
 
 def _federate(settings: Sequence[str], folder: Path, taking_part: set[str], overrides: Sequence[str]) -> None:
     """Run a federation of some hospitals of the partition; a finished one is not repeated."""
-    from simulations.inprocess import run_in_process
-
-    if RunFolder(folder).model.is_dir():
-        return
     config = compose(overrides)
     _, shares = hospitals_of(config)
     sites = len(taking_part)
     smallest = min(sites, config.federation.min_sites)
     size = [f"federation.sites={sites}", f"federation.min_sites={smallest}", f"run.dir={quoted(folder)}"]
     absent = {number for number, name in enumerate(shares) if name not in taking_part}
-    run_in_process([*settings, *size], len(shares), absent=absent)
+    federate([*settings, *size], len(shares), absent=absent)
 
 
 def _folder(work: Path, kind: str, seed: int) -> Path:
