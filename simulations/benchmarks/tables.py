@@ -84,6 +84,8 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds in the unit that suits them."""
+    """Write seconds in the unit that suits them; 0 is what a results file could not hold."""
+    if seconds <= 0.0:
+        return "below 10 us"
     size, unit = next((item for item in _UNITS if seconds >= item[0]), _UNITS[-1])
     return f"{number(seconds / size)} {unit}"

@@ -41,13 +41,18 @@ def write_results(
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "seconds": round(seconds),
         "rows": [
-            {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(row).items()}
+            {key: _kept(value) if isinstance(value, float) else value for key, value in asdict(row).items()}
             for row in rows
         ],
     }
     path = folder / f"{name}.json"
     write_atomic(path, json.dumps(content, indent=1) + "\n")
     return path
+
+
+def _kept(value: float) -> float:
+    """Round to five decimals, and what is smaller than .01 to four digits: a time of a microsecond is not 0."""
+    return round(value, 5) if abs(value) >= 0.01 else float(f"{value:.4g}")
 
 
 def read_results(name: str, folder: Path = FOLDER) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -95,3 +96,10 @@ def test_a_table_names_its_command_and_its_sizes():
     content = read_results("federation")
     assert content["command"] in text
     assert str(content["data"]["test_records"]) in text
+
+
+def test_a_figure_of_a_microsecond_is_not_kept_as_nothing(tmp_path: Path) -> None:
+    row = Row("codebook", "codebook.seconds", 8.5823e-07, 0.123456789, 123456.789, 5, 1)
+    write_results("bench", "lavq bench", {}, 1.0, [row], tmp_path)
+    kept = read_results("bench", tmp_path)["rows"][0]
+    assert (kept.value, kept.low, kept.high) == (8.582e-07, 0.12346, 123456.789)
