@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -28,24 +29,9 @@ class Network(Protocol):
 
 
 def open_network_descriptions(pack: Path, packed: np.ndarray, network: Network) -> np.ndarray:
-    """Map what a network says of a pack, ``(n, size)`` float32; the first time of these weights it is computed.
-
-    Args:
-        pack: folder of the pack; its name carries a key of the content.
-        packed: ``(n, 8, T)`` int16 in uV.
-        network: frozen.
-
-    Raises:
-        DataError: the cache folder cannot be written.
-    """
-
-    def build(place: Path) -> None:
-        table = np.empty((len(packed), network.size), np.float32)
-        for rows, signals in in_batches(packed, "Describing ECGs by the pre-trained network"):
-            table[rows] = network.describe(signals)
-        np.save(place, table)
-
-    return np.asarray(np.load(kept_beside(pack, f"pretrained-{network.key}.npy", build), mmap_mode="r"))
+    """Map what a frozen network says of a pack, ``(n, size)`` float32; see ``open_descriptions``."""
+    doing = "Describing ECGs by the pre-trained network"
+    return _open(pack, packed, f"pretrained-{network.key}", network.size, doing, lambda _, x: network.describe(x))
 
 
 def open_descriptions(pack: Path, packed: np.ndarray, sampling_rate: int, beats: Beats) -> np.ndarray:
@@ -61,11 +47,27 @@ def open_descriptions(pack: Path, packed: np.ndarray, sampling_rate: int, beats:
         DataError: the cache folder cannot be written.
     """
 
+    def described(rows: slice, signals: np.ndarray) -> np.ndarray:
+        known = beats.take(np.arange(rows.start, rows.stop)) if sampling_rate == RATE else None
+        return describe(signals, sampling_rate, known)
+
+    return _open(pack, packed, f"described-{VERSION}", SIZE, "Describing ECGs", described)
+
+
+def _open(
+    pack: Path,
+    packed: np.ndarray,
+    name: str,
+    size: int,
+    doing: str,
+    described: Callable[[slice, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Map the table ``NAME.npy`` of a pack, ``(n, size)``; ``described`` makes it from rows and their signals in mV."""
+
     def build(place: Path) -> None:
-        table = np.empty((len(packed), SIZE), np.float32)
-        for rows, signals in in_batches(packed, "Describing ECGs"):
-            known = beats.take(np.arange(rows.start, rows.stop)) if sampling_rate == RATE else None
-            table[rows] = describe(signals, sampling_rate, known)
+        table = np.empty((len(packed), size), np.float32)
+        for rows, signals in in_batches(packed, doing):
+            table[rows] = described(rows, signals)
         np.save(place, table)
 
-    return np.asarray(np.load(kept_beside(pack, f"described-{VERSION}.npy", build), mmap_mode="r"))
+    return np.asarray(np.load(kept_beside(pack, f"{name}.npy", build), mmap_mode="r"))

@@ -35,18 +35,18 @@ from simulations.launch import quoted
 from simulations.partitions import partition
 from simulations.wire import byte_counts
 
-_NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")  # without twins nobody needs the separator
+NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")  # without twins nobody needs the separator
 _MOMENTS = ("federation.average_moments=true",)  # of a site alone: its optimiser is never started anew
 _ROUND_SPLIT, _STEPS = 4, 36  # the recipe's rounds are shorter, and every site takes the same number of steps
 METHODS = {
-    "centralised": (*_NO_TWINS, *_MOMENTS),
-    "local": (*_NO_TWINS, *_MOMENTS),
+    "centralised": (*NO_TWINS, *_MOMENTS),
+    "local": (*NO_TWINS, *_MOMENTS),
     "fedavg": (),
-    "fedavg-no-twins": _NO_TWINS,
-    "fedprox": ("federation.strategy=fedprox", *_NO_TWINS),
-    "fedadam": ("federation.strategy=fedadam", *_NO_TWINS),
-    "fedavg-moments": (*_NO_TWINS, *_MOMENTS),
-    "leave-out": _NO_TWINS,
+    "fedavg-no-twins": NO_TWINS,
+    "fedprox": ("federation.strategy=fedprox", *NO_TWINS),
+    "fedadam": ("federation.strategy=fedadam", *NO_TWINS),
+    "fedavg-moments": (*NO_TWINS, *_MOMENTS),
+    "leave-out": NO_TWINS,
 }
 PARTITIONS = {"site": "site", "dirichlet-0.1": "dirichlet:0.1", "iid": "iid"}
 

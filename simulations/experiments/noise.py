@@ -37,6 +37,7 @@ from lavq_core.data.database import Database
 from lavq_core.data.ptbxl import TABLE
 from lavq_core.metrics.auc import BOOTSTRAPS, weighted_auc
 from lavq_core.metrics.population import draws_of_patients, interval_of_draws
+from lavq_core.runs.layout import write_atomic
 from lavq_core.signals.bands import DRIFT, band_size
 from lavq_core.signals.quality import Verdict
 from lavq_core.training.noise_score import NoiseScore
@@ -87,9 +88,7 @@ def score_seed(overrides: tuple[str, ...], seed: int, work: Path) -> pd.DataFram
             "rules": (database.quality.loc[ids, "verdict"] == Verdict.FLAG.value).to_numpy(dtype=float),
             "random": np.random.default_rng(seed).random(len(ids)),
         }
-        work.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame({"ecg_id": ids, **scores}).to_csv(file.with_suffix(".part"), index=False)
-        file.with_suffix(".part").rename(file)
+        write_atomic(file, pd.DataFrame({"ecg_id": ids, **scores}).to_csv(index=False))
     return pd.read_csv(file).assign(seed=seed)
 
 

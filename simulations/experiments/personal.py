@@ -24,6 +24,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.detector import Detector
 from lavq_core.models.stored import load_private, shared_detector
 from lavq_core.runs.artefact import MANIFEST, load_artefact, save_artefact
+from lavq_core.runs.layout import write_atomic
 from lavq_core.settings import Config
 from lavq_core.training.detector_training import predict
 from lavq_core.training.personal import personalise
@@ -71,8 +72,7 @@ def predict_seed(overrides: tuple[str, ...], seed: int, work: Path) -> pd.DataFr
         population, generator = train_population(site, people, work / f"seed-{seed}")
         folds = (config.data.validation_fold, config.data.test_fold)
         table = personal_predictions(population, generator, records, Others.of(database, people, folds), database)
-        table.to_csv(file.with_suffix(".part"), index=False)
-        file.with_suffix(".part").rename(file)
+        write_atomic(file, table.to_csv(index=False))
     return pd.read_csv(file).assign(seed=seed)
 
 

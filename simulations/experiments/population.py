@@ -25,6 +25,7 @@ from lavq_core.models.calibration import Calibration
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config, DataConfig
 from lavq_core.training.site_data import SiteData
+from simulations.experiments.federation import NO_TWINS
 from simulations.experiments.generators import ONE_SITE
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
@@ -32,7 +33,7 @@ from simulations.experiments.results_file import Row
 from simulations.experiments.seeds import over_seeds
 
 ARMS = ("centralised", "permuted")
-ALONE = (*ONE_SITE, "separator_training.steps=0", "twins.per_record=0")
+ALONE = (*ONE_SITE, *NO_TWINS)
 """Settings of a training by one site without twins."""
 _DECIMALS = 4
 _KEPT = ["ecg_id", "fold", *SUPERCLASSES, "arm", "seed"]

@@ -11,7 +11,7 @@ from lavq_core.runs.layout import RunFolder
 from lavq_core.runs.status import run_status
 from simulations.experiments.jobs import Job
 from simulations.experiments.results_file import Row
-from simulations.summary import byte_counts
+from simulations.wire import byte_counts
 
 ARMS = {
     "off": ("privacy=eps8", "privacy.epsilon=0"),

@@ -42,7 +42,7 @@ from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.population import train_centralised
 from simulations.experiments.results_file import Row
-from simulations.experiments.scores import mean_over_seeds
+from simulations.experiments.scores import mean_over_seeds, row_of
 from simulations.experiments.seeds import over_seeds
 
 SIZES = {"depth": "blocks", "width": "width", "kernel": "kernel"}
@@ -105,9 +105,10 @@ def score(predictions: pd.DataFrame, folds: dict[str, int], sizes: dict[str, tup
         if name == "validation":
             best = max(sizes, key=lambda arm: np.mean([curves[arm][0] for curves in found.values()]))
         for curves in found.values():
-            rows += [_row(arm, f"macro_auc.{name}", curve, n) for arm, curve in curves.items()]
-            rows += [_row(size, f"macro_auc.{name}", curve, n) for size, curve in _by_size(curves, sizes)]
-            rows += [_row(arm, f"behind.{name}", curves[best] - curve, n) for arm, curve in curves.items()]
+            scored = [*curves.items(), *_by_size(curves, sizes)]
+            rows += [row_of(which, f"macro_auc.{name}", curve[0], curve[1:], n) for which, curve in scored]
+            behind = {arm: curves[best] - curve for arm, curve in curves.items()}
+            rows += [row_of(arm, f"behind.{name}", curve[0], curve[1:], n) for arm, curve in behind.items()]
     return over_seeds(rows)
 
 
@@ -117,11 +118,6 @@ def _by_size(curves: dict[str, np.ndarray], sizes: dict[str, tuple[int, int, int
         for value in sorted({size[place] for size in sizes.values()}):
             same = [curve for arm, curve in curves.items() if sizes[arm][place] == value]
             yield f"{name}-{value}", np.mean(same, axis=0)
-
-
-def _row(arm: str, metric: str, curve: np.ndarray, n: int) -> Row:
-    low, high = np.nanpercentile(curve[1:], [2.5, 97.5])
-    return Row(arm, metric, float(curve[0]), float(low), float(high), n, 1)
 
 
 def costs(arm: str, config: Config) -> list[Row]:

@@ -30,10 +30,14 @@ def score(predictions: pd.DataFrame) -> list[Row]:
             together = (mean, np.mean([draws for _, draws, _ in per_site], axis=0), table["ecg_id"].nunique())
             found = {"macro_auc.pooled": mean_over_seeds(table), **found, "macro_auc.site_macro": together}
             found["macro_auc.worst_site"] = worst
-        for metric, (value, draws, n) in found.items():
-            low, high = np.nanpercentile(draws, [2.5, 97.5])
-            rows.append(Row(str(arm), metric, value, float(low), float(high), n, seeds))
+        rows += [row_of(str(arm), metric, value, draws, n, seeds) for metric, (value, draws, n) in found.items()]
     return rows
+
+
+def row_of(arm: str, metric: str, value: float, draws: np.ndarray, n: int, seeds: int = 1) -> Row:
+    """Make a row of a figure and its ``(b,)`` values in draws of patients: the interval holds 95 % of these."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Row(arm, metric, float(value), float(low), float(high), n, seeds)
 
 
 def gains(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Row]:
@@ -49,9 +53,8 @@ def gains(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[R
         if scored[arm] != scored[other]:
             raise ValueError(f"{arm} and {other} are scored on other records")
         (value, draws, n), (less, other_draws, _) = found[arm], found[other]
-        low, high = np.nanpercentile(draws - other_draws, [2.5, 97.5])
         seeds = int(predictions.loc[predictions["arm"] == arm, "seed"].nunique())
-        rows.append(Row(arm, f"macro_auc_gain.{other}", value - less, float(low), float(high), n, seeds))
+        rows.append(row_of(arm, f"macro_auc_gain.{other}", value - less, draws - other_draws, n, seeds))
     return rows
 
 

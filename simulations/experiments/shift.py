@@ -26,27 +26,26 @@ import pandas as pd
 import torch
 
 from lavq_core.config import compose
-from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError
 from lavq_core.models.stored import shared_detector
+from lavq_core.runs.layout import write_atomic
 from lavq_core.training.site_data import SiteData
+from simulations.experiments.federation import NO_TWINS, hospitals_of
 from simulations.experiments.jobs import Job, keep_predictions
 from simulations.experiments.pool import each_seed
 from simulations.experiments.results_file import Row
-from simulations.experiments.scores import mean_over_seeds
+from simulations.experiments.scores import mean_over_seeds, row_of
 from simulations.experiments.seeds import over_seeds
-from simulations.partitions import partition
 
-_NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")
 _NO_CHANGE = tuple(
     f"detector_training.{name}=0" for name in ("noise", "amplitude", "shift", "warp", "wander", "lead_dropout")
 )
 _WARPS = ("detector_training.tada=0.05",)
 ARMS = {
-    "none": (*_NO_TWINS, *_NO_CHANGE),
-    "standard": _NO_TWINS,
-    "tada": (*_NO_TWINS, *_WARPS),
+    "none": (*NO_TWINS, *_NO_CHANGE),
+    "standard": NO_TWINS,
+    "tada": (*NO_TWINS, *_WARPS),
     "twins": (),
     "twins-tada": _WARPS,
 }
@@ -65,7 +64,7 @@ def run_shift(overrides: Sequence[str], seeds: int, work: Path, workers: int, ar
     for arm in arms:
         if arm not in ARMS:
             raise ConfigError(f"there is no arm {arm!r}: choose of {', '.join(ARMS)}")
-    _, shares = _hospitals(overrides)
+    _, shares = hospitals_of(compose(overrides))
     jobs = [
         (Job(arm, seed, (*overrides, *ARMS[arm]), work / arm / name / f"seed-{seed}"), name)
         for seed in range(seeds)
@@ -89,7 +88,7 @@ def train_without(job: Job, name: str) -> pd.DataFrame:
     file = job.folder / "predictions.csv"
     if not file.is_file():
         config = compose([*job.overrides, "federation.average_moments=true", f"run.seed={job.seed}"])
-        database, shares = _hospitals(job.overrides)
+        database, shares = hospitals_of(config)
         others = np.concatenate([rows for site, rows in shares.items() if site != name])
         site = SiteData("others", database, np.sort(others), config)
         detector = shared_detector(config, rounds_alone(site, job.folder / "private").detector)
@@ -97,16 +96,8 @@ def train_without(job: Job, name: str) -> pd.DataFrame:
         table = database.table.iloc[there][["patient_id"]].reset_index().assign(site=name)
         table[list(SUPERCLASSES)] = site.scores(detector, there)
         table[[f"true_{label}" for label in SUPERCLASSES]] = database.labels[there].astype(int)
-        table.to_csv(file.with_suffix(".part"), index=False, float_format="%.6f")
-        file.with_suffix(".part").rename(file)
+        write_atomic(file, table.to_csv(index=False, float_format="%.6f"))
     return pd.read_csv(file).assign(arm=job.arm, seed=job.seed)
-
-
-def _hospitals(overrides: Sequence[str]) -> tuple[Database, dict[str, np.ndarray]]:
-    """Open the database and deal it out by recording site."""
-    config = compose(overrides)
-    database = Database.configured(config.data, progress=False)
-    return database, partition(database.table, "site", config.federation.sites, config.partition.seed)
 
 
 def score(predictions: pd.DataFrame) -> list[Row]:
@@ -138,6 +129,5 @@ def _mean(of_arm: Iterable[dict[str, np.ndarray]], place: str) -> float:
 
 
 def _row(arm: str, metric: str, curve: np.ndarray, counts: pd.Series) -> Row:
-    low, high = np.nanpercentile(curve[1:], [2.5, 97.5])
     n = int(counts.get(metric.split(".site.")[-1], counts.sum()))
-    return Row(arm, metric, float(curve[0]), float(low), float(high), n, 1)
+    return row_of(arm, metric, curve[0], curve[1:], n)

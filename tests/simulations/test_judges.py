@@ -323,10 +323,7 @@ def test_a_probe_without_real_records_in_a_half_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not FULL or not os.environ.get("LAVQ_LONG"),
-    reason="LAVQ_PTBXL OR LAVQ_LONG IS NOT SET: no judge was tested on the full PTB-XL",
-)
+@pytest.mark.skipif(not FULL, reason="LAVQ_PTBXL IS NOT SET: no judge was tested on the full PTB-XL")
 def test_judges_of_three_folds_are_good_enough_to_judge(full_database: Database) -> None:
     database = full_database
     fold, found = database.table["strat_fold"], database.beats.found()

@@ -10,7 +10,7 @@ all steps cost together is the preset's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -29,12 +29,11 @@ from lavq_core.training import feature_round, head_training
 from lavq_core.training.head_training import PatientItems, Watch
 from lavq_core.training.site_data import SiteData
 from simulations import sample
-from simulations.audit.bench.case import Case, Outcome
+from simulations.audit.bench.case import Case
+from simulations.audit.bench.step_case import Planted, step_case
 from simulations.audit.privacy.step_audit import StepAudit
 from simulations.audit.privacy.training_step import audit_training_step
 
-Planted = Callable[[], AbstractContextManager[Any]]
-GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE = 0.95, 0.99
 _FAST = ("federation.rounds=3", "detector_training.steps=8", "detector_training.epochs=8")
 
 
@@ -144,26 +143,10 @@ def play(preset: str, planted: Planted, seed: int, confidence: float) -> StepAud
         )
 
 
-def outcomes(audit: StepAudit, by_noise: bool) -> Sequence[Outcome]:
-    """Both figures of a play, first the one that has to convict."""
-    bound, noise = audit.epsilon_lower_bound, audit.noise
-    found = (
-        Outcome("epsilon_lower_bound", bound, bound, bound, audit.canaries, audit.beyond_claim),
-        Outcome("noise_ratio", noise.ratio, noise.low, noise.high, audit.canaries, audit.noise_refuted),
-    )
-    return found[::-1] if by_noise else found
-
-
 def _case(
     name: str, what: str, planted: Planted, preset: str = "eps1", repeats: int = 5, by_noise: bool = False
 ) -> Case:
-    guilty = name.startswith("planted/")
-    confidence = GUILTY_CONFIDENCE if guilty else INNOCENT_CONFIDENCE
-
-    def played(seed: int) -> Sequence[Outcome]:
-        return outcomes(play(preset, planted, seed, confidence), by_noise)
-
-    return Case(name, what, guilty, bench_config(preset).privacy.epsilon, repeats, played)
+    return step_case(play, bench_config(preset).privacy.epsilon, name, what, planted, preset, repeats, by_noise)
 
 
 CASES: tuple[Case, ...] = (

@@ -6,7 +6,6 @@ claim are left as they are. Networks are small and steps few, so that a play tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -25,12 +24,11 @@ from lavq_core.settings import Config
 from lavq_core.training import private_separator, private_statistics
 from lavq_core.training.site_data import SiteData
 from simulations import sample
-from simulations.audit.bench.case import Case, Outcome
-from simulations.audit.bench.planted_privacy import GUILTY_CONFIDENCE, INNOCENT_CONFIDENCE, outcomes
+from simulations.audit.bench.case import Case
+from simulations.audit.bench.step_case import Planted, step_case
 from simulations.audit.privacy.separator.training_step import audit_separator_step
 from simulations.audit.privacy.step_audit import StepAudit
 
-Planted = Callable[[], AbstractContextManager[Any]]
 _SMALL = (
     "federation.share=[separator,editor,prior]", "separator_training.steps=6", "privacy.separator_rate=.25",
     "separator.width=16", "separator.blocks=1", "separator.heads=2", "codebook.size=16",
@@ -114,13 +112,7 @@ def play(preset: str, planted: Planted, seed: int, confidence: float) -> StepAud
 def _case(
     name: str, what: str, planted: Planted, preset: str = "eps1", repeats: int = 3, by_noise: bool = False
 ) -> Case:
-    guilty = name.startswith("planted/")
-    confidence = GUILTY_CONFIDENCE if guilty else INNOCENT_CONFIDENCE
-
-    def played(seed: int) -> Sequence[Outcome]:
-        return outcomes(play(preset, planted, seed, confidence), by_noise)
-
-    return Case(name, what, guilty, bench_config(preset).privacy.epsilon, repeats, played)
+    return step_case(play, bench_config(preset).privacy.epsilon, name, what, planted, preset, repeats, by_noise)
 
 
 CASES: tuple[Case, ...] = (

@@ -52,6 +52,10 @@ class Canaries:
     def __len__(self) -> int:
         return len(self.axis)
 
+    def kinds(self) -> dict[str, np.ndarray]:
+        """Canaries by their number of records, in words: ``(m,)`` bool."""
+        return by_records(self.records)
+
     @property
     def x(self) -> Tensor:
         """Description of each canary: ``(m, SIZE)`` float32."""
@@ -79,3 +83,8 @@ def together(first: PatientItems, second: PatientItems) -> PatientItems:
     """Put the patients of both together; none of one is taken for one of the other."""
     owner = torch.cat([first.owner, second.owner + first.patients]).numpy()
     return PatientItems.of(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), owner)
+
+
+def by_records(records: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell canaries apart by their number of records ``(m,)``, named in words: ``(m,)`` bool each."""
+    return {f"{n} record{'s' * (n > 1)}": records == n for n in np.unique(records).tolist()}

@@ -10,6 +10,12 @@ from simulations.audit.privacy.fdp import gaussian_epsilon, mu_lower_bound
 from simulations.audit.privacy.noise_check import Finding, NoiseScale, failures
 from simulations.audit.privacy.one_run import Attack, Bound, best_bound
 
+CANARIES, WITH_MANY = 1000, 200
+"""Canaries of an audit, and those of them that have many records."""
+
+EXACT = 1e-8
+"""Least variance of a released sum, in units of the promised: below it the sum is as good as exact."""
+
 
 @dataclass(frozen=True)
 class StepAudit:

@@ -37,12 +37,10 @@ from simulations.audit.privacy.noise_check import (
 )
 from simulations.audit.privacy.one_run import Attack
 from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tests
-from simulations.audit.privacy.step_audit import StepAudit
+from simulations.audit.privacy.step_audit import CANARIES, EXACT, WITH_MANY, StepAudit
 from simulations.audit.privacy.watched_training import Scales, Sums, WatchedTraining, watch_training
 
-CANARIES, WITH_MANY = 1000, 200
 MOST_KNOWN = 2000  # patients besides: more hide no canary from whoever knows them, and take time
-_EXACT = 1e-8  # least variance, in units of the promised: below it a sum is as good as exact
 _ROUNDING = 0.02  # of an epsilon: accountants of other methods agree within it
 
 
@@ -77,7 +75,7 @@ def audit_training_step(
         "canaries": canary_scores(made, adds, left, scales, head.rate),
         "canaries, against a replay": canary_scores(made, adds, left.minus(other), scales, head.rate),
     }
-    kinds = {f"{n} record{'s' * (n > 1)}": made.records == n for n in np.unique(made.records).tolist()}
+    kinds = made.kinds()
     attacks = [
         Attack(f"{name} of {kind}", score[rows], made.included[rows])
         for name, score in scores.items()
@@ -109,8 +107,8 @@ def canary_scores(canaries: Canaries, adds: Tensor, left: Sums, scales: Scales, 
     """
     axis = torch.from_numpy(canaries.axis)
     free = torch.from_numpy(np.setdiff1d(np.arange(SIZE), canaries.axis))
-    steps = left.steps[:, :, free].square().mean(dim=(1, 2)).clamp_min(_EXACT)[:, None, None]  # (T, 1, 1) variances
-    centre = left.centre[free].square().mean().clamp_min(_EXACT)
+    steps = left.steps[:, :, free].square().mean(dim=(1, 2)).clamp_min(EXACT)[:, None, None]  # (T, 1, 1) variances
+    centre = left.centre[free].square().mean().clamp_min(EXACT)
     adds = adds / scales.steps
     found = left.steps[:, :, axis].transpose(1, 2)  # (T, m, 5)
     to_centre = NORM / scales.centre

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from lavq_core.training.guided import GuidedBeats
+from simulations.audit.privacy.canaries import MANY, by_records
 
 LENGTH = 1000.0  # of a canary's gradient before it is clipped
-MANY = 10  # records of those that have many
 NONE = -1  # axis of a real record
 
 
@@ -71,7 +71,7 @@ class GradientCanaries:
 
     def kinds(self) -> dict[str, np.ndarray]:
         """Canaries by their number of records, in words: ``(m,)`` bool."""
-        return {f"{n} record{'s' * (n > 1)}": self.records == n for n in np.unique(self.records).tolist()}
+        return by_records(self.records)
 
 
 @dataclass(frozen=True)

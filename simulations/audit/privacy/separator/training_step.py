@@ -37,12 +37,10 @@ from simulations.audit.privacy.sampling_check import sampled_ratio, sampling_tes
 from simulations.audit.privacy.separator.canaries import GradientCanaries, Participants, together
 from simulations.audit.privacy.separator.seen import Seen, seen
 from simulations.audit.privacy.separator.watched_training import watch_training
-from simulations.audit.privacy.step_audit import StepAudit
+from simulations.audit.privacy.step_audit import CANARIES, EXACT, WITH_MANY, StepAudit
 
-CANARIES, WITH_MANY = 1000, 200
 MOST_KNOWN = 40  # patients besides
 ROUNDS, MOST_STEPS = 2, 20  # of the audited training, and of each round
-_EXACT = 1e-8  # least variance, in units of the promised: below it a sum is as good as exact
 
 
 def audit_separator_step(
@@ -120,7 +118,7 @@ def canary_scores(canaries: GradientCanaries, left: np.ndarray, noise_multiplier
         rate: chance that it does.
     """
     free = np.setdiff1d(np.arange(left.shape[1]), canaries.axis)
-    variance = np.maximum(np.square(left[:, free]).mean(axis=1, dtype=np.float64), _EXACT)[:, None]  # (T, 1)
+    variance = np.maximum(np.square(left[:, free]).mean(axis=1, dtype=np.float64), EXACT)[:, None]  # (T, 1)
     adds, found = 1.0 / noise_multiplier, left[:, canaries.axis].astype(np.float64)  # (T, m)
     return sampled_ratio((adds * found - adds**2 / 2) / variance, rate)
 
