@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lavq_core.config import compose
+from lavq_core.runs.artefact import MANIFEST
 from lavq_core.runs.layout import RunFolder
 from simulations.experiments.results_file import FOLDER
 
@@ -36,7 +37,7 @@ def federate(overrides: Sequence[str], sites: int = 0, absent: Collection[int] =
 
     config = compose(overrides)
     run = RunFolder(Path(config.run.dir))
-    if not (run.model / "manifest.json").is_file():
+    if not (run.model / MANIFEST).is_file():
         shutil.rmtree(run.root, ignore_errors=True)
         run_in_process(list(overrides), sites or config.federation.sites, absent=set(absent))
     return run
