@@ -54,7 +54,7 @@ def accept_model(site: Site, shared: SharedState, number: int) -> None:
     keep_pretrained(site.data.config, run)
     positions = site.data.fold_positions(site.data.config.data.validation_fold)
     if len(positions) > 0:
-        probabilities = predict(detector, site.data.database.signals(positions)).numpy()
+        probabilities = site.data.scores(detector, positions)
         _calibrate(site, detector, positions, probabilities).save(run.calibration)
     parts = {"detector": shared.detector, "codebook": shared.codebook, "networks": shared.networks}
     about = {

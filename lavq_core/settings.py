@@ -8,7 +8,7 @@ SCHEDULES = ("cosine", "linear", "constant")  # of the detector's learning rate 
 SHAREABLE = ("separator", "editor", "prior")  # networks that may leave a site beside codebook and detector
 ROBUST = ("multikrum", "trimmedmean")  # strategies that withstand bad sites
 PRIVATE_CODEBOOKS = ("gradient", "sums")  # how codes are learned where training is private
-DETECTORS = ("resnet", "features")
+DETECTORS = ("resnet", "features", "combined")
 STRATEGIES = ("fedavg", "fedprox", "fedadam", *ROBUST)
 
 
@@ -117,13 +117,14 @@ class SeparatorTrainingConfig:
 
 @dataclass
 class DetectorConfig:
-    """A 1-D ResNet with GroupNorm on the 8 independent leads, or a linear head on fixed features."""
+    """A 1-D ResNet with GroupNorm on the 8 independent leads, a linear head on fixed features, or both."""
 
-    kind: str = "resnet"  # resnet, or features (``lavq_core.models.feature_detector``; no size below applies to it)
+    kind: str = "resnet"  # resnet; features (``lavq_core.models.feature_detector``; no size below applies); combined
     width: int = 32  # channels of the first stage; later stages widen by half
     blocks: int = 4  # residual blocks, each halves time
     kernel: int = 7  # samples
     dropout: float = 0.2  # before the head
+    hidden: int = 128  # combined: units of the perceptron that reads the fixed features
     pretrained: str = ""  # features: folder of a resnet's run on public ECGs (no patient of theirs is any site's)
     pretrained_sha256: str = ""  # of its model/detector.safetensors; `lavq run`, `demo` and `experiment` fill it in
     start: str = ""  # features: folder of a features run on public ECGs, whose head training starts from

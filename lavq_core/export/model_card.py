@@ -12,7 +12,11 @@ from lavq_core.signals.leads import INDEPENDENT_LEADS
 from lavq_core.signals.quality import DURATION
 
 _NOT_EVALUATED = "Not evaluated: the run has no `metrics.json` (`lavq report RUN` makes it of a simulation)."
-_KINDS = {"resnet": "1-D residual network with GroupNorm", "features": "linear head on a fixed description of the ECG"}
+_KINDS = {
+    "resnet": "1-D residual network with GroupNorm",
+    "features": "linear head on a fixed description of the ECG",
+    "combined": "1-D residual network with GroupNorm, averaged with a perceptron on a fixed description of the ECG",
+}
 _LIMITS = """\
 - **Research use, not a medical device.** No diagnosis, triage or treatment may rest on it.
 - It scores five superclasses of a resting 12-lead ECG. It knows no rhythm and no emergency, and compares nothing with

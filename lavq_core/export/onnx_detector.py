@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lavq_core.errors import LavqError, RunError
+from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.signals.leads import INDEPENDENT_LEADS
@@ -65,8 +66,8 @@ def write_onnx(detector: Detector, classes: tuple[str, ...], sampling_rate: int,
         RunError: the detector is no network, or both differ by more than ``TOLERANCE``; nothing was written.
     """
     onnx, onnxruntime = require_onnx()
-    if isinstance(detector, FeatureDetector):
-        raise RunError("a detector of fixed features describes ECGs outside the network: export with --no-onnx")
+    if isinstance(detector, FeatureDetector | CombinedDetector):
+        raise RunError("this detector describes ECGs outside of any network: export with --no-onnx")
     content = _convert(detector, sampling_rate)
     model = onnx.load_from_string(content)
     facts = {

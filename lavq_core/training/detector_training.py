@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lavq_core.models.combined_detector import CombinedDetector
+from lavq_core.models.detector import Detector
 from lavq_core.settings import DetectorTrainingConfig
 from lavq_core.training.augmentation import augment, random_stretch
 from lavq_core.training.device import mixed_precision
@@ -27,11 +29,19 @@ class LabelledEcgs:
     x: Tensor  # (n, 8, T) mV
     y: Tensor  # (n, 5) 0 or 1
     weight: Tensor  # (n,) in the loss; 1 for a real record
+    described: Tensor | None = None  # (n, SIZE) for a combined detector; None: it describes them when it is trained
 
     def __add__(self, other: LabelledEcgs) -> LabelledEcgs:
-        """Put two sets together."""
-        pairs = ((self.x, other.x), (self.y, other.y), (self.weight, other.weight))
-        return LabelledEcgs(*(torch.cat(pair) for pair in pairs))
+        """Put two sets together; descriptions are known where both sets' are."""
+        x, y, weight = (torch.cat(pair) for pair in ((self.x, other.x), (self.y, other.y), (self.weight, other.weight)))
+        if self.described is None or other.described is None:
+            return LabelledEcgs(x, y, weight)
+        return LabelledEcgs(x, y, weight, torch.cat([self.described, other.described]))
+
+    def take(self, rows: Tensor) -> LabelledEcgs:
+        """Some of them: indices, or a mask ``(n,)``."""
+        described = None if self.described is None else self.described[rows]
+        return LabelledEcgs(self.x[rows], self.y[rows], self.weight[rows], described)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -141,6 +151,7 @@ def take_steps(
     """
     device = next(model.parameters()).device
     on_device = torch.Generator(device).manual_seed(seed)
+    described = descriptions(model, data)
     positive = torch.tensor(config.positive_weights, device=device) if config.positive_weights else None
     start = [weights.detach().clone() for weights in model.parameters()] if proximal > 0 else []
     average = weight_average(model, config.averaging, len(batches)) if config.averaging > 0.0 else None
@@ -156,11 +167,13 @@ def take_steps(
             x = random_stretch(data.x[rows].to(device), config.crop, sampling_rate, on_device)
             x, y = augment(x, config, sampling_rate, on_device), data.y[rows].to(device)
             if config.tada > 0.0:
-                x = harden(model, x, y, config.tada, sampling_rate, on_device)
+                attacked = model.differentiable if isinstance(model, Detector) else model
+                x = harden(attacked, x, y, config.tada, sampling_rate, on_device)
             with mixed_precision(device, wide=True):
-                logits = model(x)
-            loss = detector_loss(logits.float(), y, data.weight[rows].to(device), positive)
-            losses.append(loss.detach())
+                answers = answers_of(model, x, None if described is None else described[rows].to(device))
+            weight = data.weight[rows].to(device)
+            loss = torch.stack([detector_loss(logits.float(), y, weight, positive) for logits in answers]).sum()
+            losses.append(loss.detach() / len(answers))
             for weights, before in zip(model.parameters(), start, strict=False):
                 loss = loss + 0.5 * proximal * (weights - before).square().sum()
             optimiser.zero_grad(set_to_none=True)
@@ -175,12 +188,36 @@ def take_steps(
     return torch.stack(losses).cpu() if losses else torch.zeros(0)
 
 
+def descriptions(model: nn.Module, data: LabelledEcgs) -> Tensor | None:
+    """Descriptions ``(n, SIZE)`` of all records, where the model reads them: those that are known, else found now."""
+    if not isinstance(model, CombinedDetector):
+        return None
+    return model.describe(data.x) if data.described is None else data.described
+
+
+def answers_of(model: nn.Module, x: Tensor, described: Tensor | None) -> tuple[Tensor, ...]:
+    """Logits ``(B, 5)`` of every part that learns by a loss of its own; most models are of one part."""
+    if isinstance(model, CombinedDetector) and described is not None:
+        return model.branches(x, described)
+    return (model(x),)
+
+
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch: int = 256) -> Tensor:
-    """Score ECGs ``(n, 8, T)``: probabilities ``(n, 5)`` float32 on the CPU."""
+def predict(model: nn.Module, x: Tensor, batch: int = 256, described: Tensor | None = None) -> Tensor:
+    """Score ECGs ``(n, 8, T)``: probabilities ``(n, 5)`` float32 on the CPU.
+
+    Args:
+        model: a detector, on its device.
+        x: mV.
+        batch: ECGs at a time.
+        described: ``(n, SIZE)``, where a combined detector's descriptions are known; it else finds them.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    parts = [torch.sigmoid(model(rows.to(device)).float()).cpu() for rows in x.split(batch)]
+    parts = []
+    for number, rows in enumerate(x.split(batch)):
+        known = () if described is None else (described[number * batch : number * batch + len(rows)].to(device),)
+        parts.append(torch.sigmoid(model(rows.to(device), *known).float()).cpu())
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, 5)

@@ -20,7 +20,7 @@ from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.models.detector import Detector
 from lavq_core.settings import DetectorTrainingConfig, PersonalConfig
 from lavq_core.training.augmentation import augment, random_stretch
-from lavq_core.training.detector_training import LabelledEcgs, detector_loss
+from lavq_core.training.detector_training import LabelledEcgs, answers_of, descriptions, detector_loss
 
 
 def personal_examples(reference: Tensor, twins: Tensor, classes: Tensor) -> LabelledEcgs:
@@ -65,12 +65,15 @@ def personalise(
     for weight in moving:
         weight.requires_grad_(True)
     optimiser = torch.optim.AdamW(moving, lr=config.lr, weight_decay=0.0)
+    described = descriptions(model, data)
     for _ in range(config.steps):
         rows = torch.randint(len(data), (config.batch,), generator=generator)
         x = random_stretch(data.x[rows], augmentation.crop, sampling_rate, generator)  # as the population's was trained
         x = augment(x, augmentation, sampling_rate, generator)
         away = torch.stack([(now - then).square().sum() for now, then in zip(moving, start, strict=True)]).sum()
-        loss = detector_loss(model(x), data.y[rows], data.weight[rows]) + config.anchor * away
+        answers = answers_of(model, x, None if described is None else described[rows])
+        losses = [detector_loss(logits, data.y[rows], data.weight[rows]) for logits in answers]
+        loss = torch.stack(losses).sum() + config.anchor * away
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

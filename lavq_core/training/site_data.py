@@ -14,6 +14,7 @@ from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES, public_statements, statement_matrix
 from lavq_core.data.requests import statement_names
 from lavq_core.models.beat_input import BeatInput
+from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.pretrained import pretrained_network
@@ -63,8 +64,10 @@ class SiteData:
     @cached_property
     def ecgs(self) -> LabelledEcgs:
         """Training records for the detector."""
-        labels = torch.from_numpy(self.database.labels[self.train_positions])
-        return LabelledEcgs(self.database.signals(self.train_positions), labels, torch.ones(len(labels)))
+        rows, combined = self.train_positions, self.config.detector.kind == "combined"
+        labels = torch.from_numpy(self.database.labels[rows])
+        described = self.database.described(rows) if combined else None
+        return LabelledEcgs(self.database.signals(rows), labels, torch.ones(len(labels)), described)
 
     @cached_property
     def described(self) -> PatientItems:
@@ -75,10 +78,8 @@ class SiteData:
         return PatientItems.of(described, labels, self.rows(rows)["patient_id"].to_numpy())
 
     def scores(self, detector: Detector, positions: np.ndarray) -> np.ndarray:
-        """Probabilities ``(n, 5)`` of a detector for some positions; one of fixed features takes the kept ones."""
-        if isinstance(detector, FeatureDetector):
-            return detector.scores(self.database.described(positions, detector.network)).numpy()
-        return predict(detector, self.database.signals(positions)).numpy()
+        """Probabilities ``(n, 5)`` of a detector for some positions of the database."""
+        return database_scores(detector, self.database, positions)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -145,3 +146,11 @@ class SiteData:
     def _free_text(self, positions: np.ndarray) -> ReportMemory:
         text = self.config.text
         return free_text_memory(list(self.rows(positions)["report"]), public_encoder(text.encoder, text.width))
+
+
+def database_scores(detector: Detector, database: Database, positions: np.ndarray) -> np.ndarray:
+    """Probabilities ``(n, 5)`` of a detector for some records; where it reads descriptions, the kept ones."""
+    if isinstance(detector, FeatureDetector):
+        return detector.scores(database.described(positions, detector.network)).numpy()
+    described = database.described(positions) if isinstance(detector, CombinedDetector) else None
+    return predict(detector, database.signals(positions), described=described).numpy()

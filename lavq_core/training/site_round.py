@@ -22,6 +22,7 @@ import torch
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
+from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
@@ -129,7 +130,7 @@ def _train_separator(
     before = rounds_before(config.separator_training.after, place.rounds)
     done = (place.number - 1 - before) * steps
     # Weights that nobody trained judge nothing.
-    judge = copy.deepcopy(start.detector).requires_grad_(False) if place.number > 1 else None
+    judge = copy.deepcopy(start.detector.differentiable).requires_grad_(False) if place.number > 1 else None
     trainer = SeparatorTrainer(
         start.networks,
         start.shared.codebook,
@@ -163,6 +164,8 @@ def _train_detector(site: SiteData, start: _Start, twins: LabelledEcgs | None, g
     if isinstance(model, FeatureDetector):
         update = feature_round(model.cpu(), site.described, site.config, start.place, ledger=None)
         return _Learnt(dict(update.detector), {}, update.examples, update.loss)
+    if twins is not None and isinstance(model, CombinedDetector):
+        twins.described = model.describe(twins.x)
     data = site.ecgs if twins is None else site.ecgs + twins
     loss, moments = train_in_round(model, data, site.config, start.place, start.shared.moments, generator)
     return _Learnt(_on_cpu(model.state_dict()), moments, len(site.ecgs), loss)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lavq_core.data.cache import MICROVOLTS
 from lavq_core.data.database import Database
+from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.pretrained import pretrained_network
@@ -28,7 +29,7 @@ class Cohort:
     patients: np.ndarray  # (P,) patient_id
     member: np.ndarray  # (P,) bool, trained on by the run
     positions: np.ndarray  # (n,) int64, row of each record in its database
-    described: np.ndarray | None = None  # (n, size) descriptions, where the detector is one of features
+    described: np.ndarray | None = None  # (n, size) descriptions, where the detector reads them
 
     @classmethod
     def of_run(cls, database: Database, config: Config) -> Cohort:
@@ -42,7 +43,7 @@ class Cohort:
         member = np.zeros(len(patients), dtype=bool)
         member[owner[~held_out]] = True
         scored = np.flatnonzero(held_out != member[owner])
-        features = config.detector.kind == "features"
+        reads = config.detector.kind != "resnet"
         network = pretrained_network(config.detector, config.data.sampling_rate)
         return cls(
             np.asarray(database.packed[scored]),
@@ -51,7 +52,7 @@ class Cohort:
             patients,
             member,
             scored,
-            database.described(scored, network).numpy() if features else None,
+            database.described(scored, network).numpy() if reads else None,
         )
 
     def __len__(self) -> int:
@@ -65,7 +66,8 @@ class Cohort:
     def training_data(self, included: np.ndarray) -> LabelledEcgs:
         """All records of some patients; ``included`` is ``(P,)`` bool."""
         rows = np.flatnonzero(included[self.owner])
-        return LabelledEcgs(self.x(rows), torch.from_numpy(self.y[rows]), torch.ones(len(rows)))
+        described = None if self.described is None else torch.from_numpy(self.described[rows])
+        return LabelledEcgs(self.x(rows), torch.from_numpy(self.y[rows]), torch.ones(len(rows)), described)
 
     def records(self) -> np.ndarray:
         """Return the number of scored records of each patient: ``(P,)`` int64."""
@@ -93,10 +95,16 @@ class Cohort:
         """
         rows = np.arange(len(self.owner)) if rows is None else rows
         if isinstance(model, FeatureDetector):
-            if self.described is None:
-                raise ValueError("a features detector reads descriptions, and this cohort has none")
-            return model.head(model.standard(torch.from_numpy(self.described[rows]))).numpy()
+            return model.head(model.standard(self._known(rows))).numpy()
         device = next(model.parameters()).device
         model.eval()
-        parts = np.split(rows, range(batch, len(rows), batch))
-        return np.concatenate([model(self.x(part).to(device)).float().cpu().numpy() for part in parts])
+        said = []
+        for part in np.split(rows, range(batch, len(rows), batch)):
+            known = (self._known(part).to(device),) if isinstance(model, CombinedDetector) else ()
+            said.append(model(self.x(part).to(device), *known).float().cpu().numpy())
+        return np.concatenate(said)
+
+    def _known(self, rows: np.ndarray) -> Tensor:
+        if self.described is None:
+            raise ValueError("this detector reads descriptions, and this cohort has none")
+        return torch.from_numpy(self.described[rows])

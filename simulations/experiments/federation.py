@@ -24,8 +24,7 @@ from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, write_atomic
 from lavq_core.settings import Config
-from lavq_core.training.detector_training import predict
-from lavq_core.training.site_data import SiteData
+from lavq_core.training.site_data import SiteData, database_scores
 from simulations.experiments.generators import ONE_SITE
 from simulations.experiments.jobs import Job, federate, keep_predictions
 from simulations.experiments.pool import each_seed
@@ -160,10 +159,10 @@ def _cost(run: RunFolder) -> dict[str, float]:
     shared = load_shared_model(run)
     config, database = shared.config, Database.configured(shared.config.data)
     positions = database.in_folds(config.data.validation_fold)
-    signals, scores = database.signals(positions), []
+    scores = []
     for number in range(1, config.federation.rounds + 1):
         detector = shared_detector(config, load_artefact(run.checkpoint(number))[0]["detector"])
-        scores.append(macro_auc(database.labels[positions], predict(detector, signals).numpy()))
+        scores.append(macro_auc(database.labels[positions], database_scores(detector, database, positions)))
     reached = next(number for number, value in enumerate(scores, 1) if value >= 0.99 * scores[-1])
     return {
         "bytes_per_round": sum(map(float, byte_counts(read_events(run.events)).values())),

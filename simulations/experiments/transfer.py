@@ -145,12 +145,12 @@ def _bytes_up(run: RunFolder) -> float:
 def _with_class(site: SiteData, disease: str) -> LabelledEcgs:
     data = site.ecgs
     chosen = data.y[:, SUPERCLASSES.index(disease)] == 1
-    return LabelledEcgs(data.x[chosen], data.y[chosen], data.weight[chosen])
+    return data.take(chosen)
 
 
 def _first(data: LabelledEcgs, seed: int) -> LabelledEcgs:
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MOST]
-    return LabelledEcgs(data.x[rows], data.y[rows], data.weight[rows])
+    return data.take(rows)
 
 
 def _score(site: SiteData, disease: str, added: dict[str, LabelledEcgs | None], seed: int) -> list[Row]:
