@@ -125,7 +125,7 @@ class DetectorConfig:
     kernel: int = 7  # samples
     dropout: float = 0.2  # before the head
     hidden: int = 128  # combined: units of the perceptron that reads the fixed features
-    pretrained: str = ""  # features: folder of a resnet's run on public ECGs (no patient of theirs is any site's)
+    pretrained: str = ""  # features: folder of a resnet's or combined run on public ECGs (none of a site's)
     pretrained_sha256: str = ""  # of its model/detector.safetensors; `lavq run`, `demo` and `experiment` fill it in
     start: str = ""  # features: folder of a features run on public ECGs, whose head training starts from
 
@@ -143,7 +143,7 @@ class DetectorTrainingConfig:
     warmup: float = 0.1  # share of the whole training over which the rate rises to its peak
     weight_decay: float = 0.02
     positive_weights: list[float] = field(default_factory=list)  # of a positive label, NORM to HYP; []: 1 each
-    momentum: float = 0.9  # of a features detector's gradient steps; a resnet takes AdamW's
+    momentum: float = 0.9  # of a features detector's gradient steps; others take AdamW's
     averaging: float = 0.0  # memory of a running mean of the weights, a share of the local call's steps; 0: off
     noise: float = 0.03  # mV, white noise added
     amplitude: float = 0.2  # relative spread of a record's gain

@@ -1,10 +1,10 @@
 """A network trained on public ECGs: frozen, its logits join the fixed description of a features detector.
 
-It is a run of ``detector.kind=resnet`` (or its export), named by the sha256 of its weights. Every site has a copy of
-its own, so it never travels. Differential privacy says nothing about the ECGs that it was trained on: none of their
-patients may be a patient of a site, or that site's epsilon does not hold for them. For everybody else it is a constant,
-as the fixed description is (private heads on public features: Tramer & Boneh, ICLR 2021, *Differentially Private
-Learning Needs Better Features*, section 4).
+It is a run of ``detector.kind=resnet`` or ``combined`` (or its export), named by the sha256 of its weights. Every site
+has a copy of its own, so it never travels. Differential privacy says nothing about the ECGs that it was trained on:
+none of their patients may be a patient of a site, or that site's epsilon does not hold for them. For everybody else it
+is a constant, as the fixed description is (private heads on public features: Tramer & Boneh, ICLR 2021, *Differentially
+Private Learning Needs Better Features*, section 4).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from lavq_core.config import load_config, save_config
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import ConfigError, RunError
-from lavq_core.models.resnet import ResNet
+from lavq_core.models.detector import Detector, build_detector
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import Config, DetectorConfig
@@ -35,7 +35,7 @@ _BATCH = 256
 class PretrainedNetwork:
     """A frozen network, and what it is called."""
 
-    network: ResNet  # eval mode, CPU
+    network: Detector  # eval mode, CPU
     sha256: str  # of its file of weights
 
     @property
@@ -70,7 +70,9 @@ def weights_sha256(run: RunFolder) -> str:
     """
     file = _weights(run)
     if not file.is_file():
-        raise RunError(f"no model in {run.model}: detector.pretrained takes a finished run of detector.kind=resnet")
+        raise RunError(
+            f"no model in {run.model}: detector.pretrained takes a finished run of detector.kind=resnet or combined"
+        )
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -100,14 +102,14 @@ def _load(folder: Path, sha256: str, sampling_rate: int) -> PretrainedNetwork:
             "this run was started with"
         )
     theirs, (parts, _) = load_config(run.config), load_artefact(run.model)
-    if theirs.detector.kind != "resnet":
-        raise ConfigError(f"{folder} is a run of detector.kind={theirs.detector.kind}: it takes a resnet")
+    if theirs.detector.kind == "features":
+        raise ConfigError(f"{folder} is a run of detector.kind=features: it takes a resnet, or a combined detector")
     if theirs.data.sampling_rate != sampling_rate:
         raise ConfigError(
             f"the network in {folder} reads {theirs.data.sampling_rate} Hz and data.sampling_rate is {sampling_rate}: "
             "train one at that rate"
         )
-    network = ResNet(theirs.detector, sampling_rate)
+    network = build_detector(theirs.detector, sampling_rate, seed=0)
     network.load_state_dict(parts["detector"])
     return PretrainedNetwork(network.eval().requires_grad_(False), sha256)
 
