@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
 from typing import cast
 
+from lavq_core.cli.arguments import CommandParser
 from lavq_core.cli.help import HelpFormatter, add_command
 from lavq_core.errors import LavqError
 
@@ -28,12 +29,7 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for an error that the user can put right)."""
     parser = _parser(_commands())
-    args, rest = parser.parse_known_args(arguments)
-    # argparse ends a list of positionals at the first option; settings (KEY=VALUE) may stand on either side of options.
-    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
+    args = parser.parse_args(arguments)
     if not hasattr(args, "execute"):
         parser.print_help()
         return 0
@@ -62,7 +58,7 @@ def _parser(commands: Sequence[EntryPoint]) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lavq {version('lavq')}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for entry in commands:
         module = cast(ModuleType, entry.load())
         sub = add_command(subparsers, entry.name, module.HELP, module.EXAMPLE)
