@@ -34,7 +34,8 @@ from simulations.launch import quoted
 from simulations.partitions import partition
 from simulations.wire import byte_counts
 
-NO_TWINS = ("twins.per_record=0", "separator_training.steps=0")  # without twins nobody needs the separator
+NO_TWINS = ("twins.per_record=0", "separator_training.steps=0", "federation.share=[]")
+"""Settings of a training without twins: nobody then needs the separator and its networks."""
 _MOMENTS = ("federation.average_moments=true",)  # of a site alone: its optimiser is never started anew
 _ROUND_SPLIT, _STEPS = 4, 36  # the recipe's rounds are shorter, and every site takes the same number of steps
 METHODS = {
