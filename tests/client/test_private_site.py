@@ -20,6 +20,7 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.training import feature_round, private_round
 from server.validation import ReplyChecker, read_evaluation
+from tests.packed import held, states
 
 Make = Callable[..., Any]
 PRIVATE = (
@@ -55,9 +56,9 @@ def taken_over(site: Any, content: RecordDict) -> None:
 
 def test_a_reply_is_noised_constant_or_public_and_names_its_ledger(site: Any, folder: SiteFolder) -> None:
     content = site.train().content
-    assert set(content) == {"detector", "codebook", "metrics", "ledger"}
+    assert held(content) == {"detector", "codebook", "metrics", "ledger"}
     assert set(content["ledger"]) == {"head", "epsilon", "delta"}
-    assert not any(value.numpy().any() for value in content["codebook"].values())
+    assert not any(value.any() for value in states(content)["codebook"].values())
     update = ReplyChecker(site.shared, private=True).update(content)
     assert update.ledger is not None
     assert update.ledger.head == Ledger(folder.ledger, open_site(site.context).data.fingerprint, 8.0, 1e-5).head
@@ -86,7 +87,7 @@ def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
 
 
 def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
-    first, second = (site.train().content["detector"]["centre"].numpy() for _ in range(2))
+    first, second = (states(site.train().content)["detector"]["centre"] for _ in range(2))
     assert not (first == second).all()
 
 

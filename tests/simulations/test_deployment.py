@@ -45,8 +45,9 @@ from tests.simulations.wiretap import Wiretap
 
 pytestmark = pytest.mark.slow
 
-# Few steps of a detector that is large enough for messages of 2.7 MB: what Flower adds grows with the number of arrays.
-LARGE = [*SMALL, "detector.width=48", "detector.blocks=4", "detector_training.steps=2", "detector_training.epochs=0.2"]
+# Few steps of the default detector. Its messages are of 0.35 MB: what Flower adds to each weighs more on small ones.
+DEFAULT = [setting for setting in SMALL if not setting.startswith("detector.")]
+DEFAULT += ["detector_training.steps=2", "detector_training.epochs=0.2"]
 WIRE = 0.05  # share of a round's content that HTTP, signatures and questions without an answer may add
 
 
@@ -71,8 +72,8 @@ def federation(stopped: Deployment, tap: Wiretap) -> Iterator[Deployment]:
 @pytest.fixture(scope="module")
 def both(federation: Deployment, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
     """The same training, deployed and in one process."""
-    began = begin(federation, "first", "federation.rounds=1", settings=LARGE)
-    same = simulated(tmp_path_factory.mktemp("simulated"), 1, LARGE)
+    began = begin(federation, "first", "federation.rounds=1", settings=DEFAULT)
+    same = simulated(tmp_path_factory.mktemp("simulated"), 1, DEFAULT)
     return finish(federation, began), same
 
 
