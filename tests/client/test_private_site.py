@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import client.app
 from client.policy import SitePolicy
 from client.site import open_site
 from lavq_core.privacy.ledger import Ledger
+from lavq_core.runs import layout
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.training import feature_round, private_round
@@ -84,6 +87,31 @@ def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
     again = ledger_of(folder)
     assert [entry["round"] for entry in again] == [1, 1]
     assert again[0]["outputs"] != again[1]["outputs"]
+
+
+@pytest.mark.parametrize(("full_for", "paid"), [("ledger", 1), ("its head", 2)])
+def test_a_disk_that_is_full_when_the_ledger_is_written_lets_nothing_out_and_spoils_nothing(
+    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, full_for: str, paid: int
+) -> None:
+    """In the ledger's place stands the kernel's own full device: what is written there fails as on a full disk."""
+    site.train(1, 3)
+    file = folder.ledger.name if full_for == "ledger" else f"{folder.ledger.name}.head"
+    made = tempfile.mkstemp
+
+    def on_a_full_disk(dir: Path, prefix: str) -> tuple[int, str]:
+        handle, name = made(dir=dir, prefix=prefix)
+        if prefix == f".{file}.":
+            os.close(handle)
+            handle = os.open("/dev/full", os.O_WRONLY)
+        return handle, name
+
+    monkeypatch.setattr(layout.tempfile, "mkstemp", on_a_full_disk)
+    assert refusal(site.train(2, 3)) == "OSError"
+    monkeypatch.undo()
+    assert len(ledger_of(folder)) == paid  # killed between the two it has paid for nothing; never the reverse
+    assert site.train(2, 3).has_content()
+    assert len(ledger_of(folder)) == paid + 1
+    assert {path.name for path in folder.ledger.parent.glob(".*")} == set()  # no half-written file is left
 
 
 def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
