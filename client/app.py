@@ -8,6 +8,8 @@ train      ``detector`` weights; ``codebook`` statistics (counts, sums, prior, r
 evaluate   the number of records; the scores themselves stay on site
 =========  =========================================================================================================
 
+Weights and statistics of a message travel packed into one array (``server.packing``).
+
 What comes in is ``server.model.SharedModel``: whole to train, and to an evaluation what that needs
 (``SharedModel.scored``). So a deployed site has a round's model whole when the next round begins, or with the last
 evaluation, and takes it over then for its own use.
@@ -26,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.evaluation import accept_model, evaluate_round, write_gallery, write_predictions
@@ -35,6 +37,7 @@ from client.site import Site, open_site
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.stored import shared_detector
 from lavq_core.training.site_round import SharedState, train_round
+from server.packing import PARTS, Parts, pack, unpack
 
 app = ClientApp()
 _FAILED = 2  # Flower's code for an exception inside a ClientApp
@@ -64,7 +67,8 @@ def evaluate(message: Message, context: Context) -> Message:
 def _train(message: Message, context: Context, site: Site) -> RecordDict:
     began = time.monotonic()
     number, rounds = _round(message)
-    shared = replace(_shared(message, site), moments=_moments(message, site))
+    sent = unpack(message.content.array_records[PARTS])
+    shared = replace(_shared(sent, site), moments=_moments(sent, site))
     if site.deployed and number > 1:
         accept_model(site, shared, number - 1)
     ledger = open_ledger(site, _acknowledged(message, site))
@@ -78,7 +82,7 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
         "networks": update.networks,
         "moments": update.moments,
     }
-    leaving = RecordDict({name: ArrayRecord(state) for name, state in parts.items() if state})
+    leaving = RecordDict({PARTS: pack({name: state for name, state in parts.items() if state})})
     leaving["metrics"] = MetricRecord({"num-examples": update.examples})
     if ledger is not None:
         check_reply(site, ledger, parts, update.examples, shared)
@@ -88,10 +92,11 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
 
 def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
     number, rounds = _round(message)
-    detector = shared_detector(site.data.config, _state(message, "detector"))
+    sent = unpack(message.content.array_records[PARTS])
+    detector = shared_detector(site.data.config, sent["detector"])
     examples = evaluate_round(site, detector, number)
     if number == rounds:
-        shared = _shared(message, site)
+        shared = _shared(sent, site)
         if site.deployed:
             accept_model(site, shared, number)
         write_predictions(site, detector)
@@ -120,17 +125,13 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         return Message(Error(_FAILED, type(error).__name__), reply_to=message)
 
 
-def _shared(message: Message, site: Site) -> SharedState:
-    networks = _state(message, "networks") if site.data.config.federation.share else {}
-    return SharedState(_state(message, "detector"), _state(message, "codebook"), networks)
+def _shared(sent: Parts, site: Site) -> SharedState:
+    networks = sent["networks"] if site.data.config.federation.share else {}
+    return SharedState(sent["detector"], sent["codebook"], networks)
 
 
-def _moments(message: Message, site: Site) -> dict[str, torch.Tensor]:
-    return _state(message, "moments") if site.data.config.federation.average_moments else {}
-
-
-def _state(message: Message, name: str) -> dict[str, torch.Tensor]:
-    return dict(message.content.array_records[name].to_torch_state_dict())
+def _moments(sent: Parts, site: Site) -> dict[str, torch.Tensor]:
+    return sent["moments"] if site.data.config.federation.average_moments else {}
 
 
 def _acknowledged(message: Message, site: Site) -> str:

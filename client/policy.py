@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
 from lavq_core.errors import ConfigError, PolicyError
 from lavq_core.settings import SHAREABLE, Config
+from server import packing
 
 PARTS = ("detector", "codebook", *SHAREABLE, "moments")
 """What may leave a site at all; ``client.app`` says what each is."""
@@ -147,16 +148,26 @@ class SitePolicy:
 
 
 def parts_of(content: RecordDict) -> set[str]:
-    """Name what a reply holds: array records, the single networks in ``networks``, and other records key by key."""
+    """Name what a reply holds: parts, the single networks in ``networks``, and other records key by key.
+
+    Raises:
+        PolicyError: what should be packed tensors holds something else, or more.
+    """
     parts = set()
     for name, record in content.items():
-        if name not in content.array_records:
-            parts |= {f"{name}.{key}" for key in record} or {str(name)}
-        elif name == "networks":
-            parts |= {str(key).split(".")[0] for key in record}
+        if name == packing.PARTS and isinstance(record, ArrayRecord):
+            for part, state in _packed(record).items():
+                parts |= {key.split(".")[0] for key in state} if part == "networks" else {part}
         else:
-            parts.add(str(name))
+            parts |= {f"{name}.{key}" for key in record} or {str(name)}
     return parts - set(_ALWAYS)
+
+
+def _packed(record: ArrayRecord) -> packing.Parts:
+    try:
+        return packing.unpack(record)
+    except ValueError:
+        raise PolicyError("this site lets out packed tensors alone, and the reply holds something else") from None
 
 
 def _wrong_keys(given: Mapping[str, Any], known: set[str], prefix: str) -> str:

@@ -26,8 +26,8 @@ SERVER_NODE_ID = 1  # flwr.common.constant.SUPERLINK_NODE_ID
 def payload_bytes(content: RecordDict) -> int:
     """Count the bytes of a message's content: the length of its serialised protobuf ``RecordDict``.
 
-    Arrays (with their dtype, shape and ``.npy`` header), names, numbers and strings are all in it. What a transport
-    adds (metadata of the message, HTTP and TLS framing) is not, so the count is the same in every runtime.
+    The packed tensors with their header, names, numbers and strings are all in it. What a transport adds (metadata of
+    the message, HTTP and TLS framing) is not, so the count is the same in every runtime.
     """
     return recorddict_to_proto(content).ByteSize()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import RecordDict
 from torch import Tensor
+
+from server.packing import PARTS, pack
 
 State = dict[str, Tensor]
 
@@ -52,8 +54,8 @@ class SharedModel:
         return replace(self, moments={}) if last else SharedModel(self.detector, {}, {})
 
     def records(self) -> RecordDict:
-        """Return the ``ArrayRecord``s of a message."""
-        return RecordDict({name: ArrayRecord(torch_state_dict=state) for name, state in self.parts().items()})
+        """Return the content of a message: the record of all parts (``server.packing``)."""
+        return RecordDict({PARTS: pack(self.parts())})
 
 
 @dataclass(frozen=True)

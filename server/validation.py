@@ -10,20 +10,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
-from torch import Tensor
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.training.detector_training import BETAS
 from server.model import LedgerNote, SharedModel, SiteUpdate, State
+from server.packing import PARTS, packed_bytes, unpack
 
 MAX_EXAMPLES = 10_000_000
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,79}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_NPY_HEADER = 4096  # bytes, more than any .npy header of ours takes
+_HEADER = 256  # bytes that a tensor may take in the header of a packed reply, beside its name
 _ROUNDING = 1e-3  # relative, of sums in float32
 
 
@@ -42,15 +40,15 @@ class ReplyChecker:
         """Read a ``train`` reply.
 
         Raises:
-            ReplyError: other keys, shapes or dtypes than sent, a value that is not finite, ``num-examples`` outside
-                1..10 million, codebook statistics that so many records cannot have, or moments that no AdamW has.
+            ReplyError: other parts, keys, shapes or dtypes than sent, a buffer that is too long or of another form, a
+                value that is not finite, ``num-examples`` outside 1..10 million, codebook statistics that so many
+                records cannot have, or moments that no AdamW has.
         """
-        _expect_keys(content, {*self.sent.parts(), "metrics", *(["ledger"] if self.private else [])}, "the reply")
-        expected = {name: self.sent.codebook[name] for name in STATISTICS}
-        detector = _read_state(content["detector"], self.sent.detector, "detector")
-        codebook = _read_state(content["codebook"], expected, "codebook")
-        networks = _read_state(content["networks"], self.sent.networks, "networks") if self.sent.networks else {}
-        moments = _read_state(content["moments"], self.sent.moments, "moments") if self.sent.moments else {}
+        _expect_keys(content, {PARTS, "metrics", *(["ledger"] if self.private else [])}, "the reply")
+        expected = self.sent.parts() | {"codebook": {name: self.sent.codebook[name] for name in STATISTICS}}
+        parts = _read_parts(content[PARTS], expected)
+        detector, codebook = parts["detector"], parts["codebook"]
+        networks, moments = parts.get("networks", {}), parts.get("moments", {})
         examples = _read_examples(content["metrics"])
         _check_statistics(codebook, examples)
         _check_moments(moments)
@@ -152,29 +150,30 @@ def _expect_keys(record: Mapping[str, object], expected: set[str], where: str) -
         raise ReplyError(f"{where} holds {extra} key(s) that were not asked for")
 
 
-def _read_state(record: object, expected: Mapping[str, Tensor], where: str) -> State:
+def _read_parts(record: object, expected: Mapping[str, State]) -> dict[str, State]:
+    """Unpack a reply, tensors in the order of ``expected``; its length is compared before anything of it is read."""
     if not isinstance(record, ArrayRecord):
-        raise ReplyError(f"{where} is not an ArrayRecord")
-    _expect_keys(record, set(expected), where)
-    return {name: _read_array(record[name], like, f"{where}/{name}") for name, like in expected.items()}
-
-
-def _read_array(array: Array, like: Tensor, where: str) -> Tensor:
-    """Decode one array; size, dtype and shape are compared before anything large is allocated."""
-    shape, dtype = tuple(like.shape), str(like.numpy().dtype)
-    if tuple(array.shape) != shape or array.dtype != dtype:
-        raise ReplyError(f"{where} is not {dtype} of shape {shape}")
-    if len(array.data) > like.numel() * like.element_size() + _NPY_HEADER:
-        raise ReplyError(f"{where} is longer than {dtype} of shape {shape}")
+        raise ReplyError(f"{PARTS} is not an ArrayRecord")
+    asked = [(name, like) for state in expected.values() for name, like in state.items()]
+    if packed_bytes(record) > sum(2 * like.nbytes + len(name) + _HEADER for name, like in asked):
+        raise ReplyError(f"{PARTS} is longer than the {len(asked)} tensors that were asked for")
     try:
-        values = array.numpy()
-    except Exception as error:  # np.load raises many kinds, and whatever it is, the array cannot be read
-        raise ReplyError(f"{where} cannot be read") from error
-    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != np.dtype(dtype):
-        raise ReplyError(f"{where} is not {dtype} of shape {shape}")
-    if not np.isfinite(values).all():
-        raise ReplyError(f"{where} has values that are not finite")
-    return torch.from_numpy(np.ascontiguousarray(values).reshape(shape).copy())
+        parts = unpack(record)
+    except ValueError as error:
+        raise ReplyError(f"{PARTS} cannot be read: {error}") from None
+    _expect_keys(parts, set(expected), "the reply")
+    return {part: _checked(parts[part], like, part) for part, like in expected.items()}
+
+
+def _checked(state: State, expected: State, where: str) -> State:
+    _expect_keys(state, set(expected), where)
+    for name, like in expected.items():
+        if state[name].shape != like.shape or state[name].dtype != like.dtype:
+            dtype, shape = str(like.dtype).removeprefix("torch."), tuple(like.shape)
+            raise ReplyError(f"{where}/{name} is not {dtype} of shape {shape}")
+        if not bool(state[name].isfinite().all()):
+            raise ReplyError(f"{where}/{name} has values that are not finite")
+    return {name: state[name] for name in expected}
 
 
 def _read_examples(record: object, fewest: int = 1) -> int:

@@ -65,6 +65,7 @@ _HOP_BY_HOP = {
     "connection", "content-encoding", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding",
     "upgrade",
 }  # fmt: skip
+_OWN = {"date", "server"}  # of the SuperLink; the gateway says the date itself, and nobody what stands behind it
 _TIMEOUT = 60.0  # s, of the SuperLink
 _SHOWN = 200  # letters of a path in the audit log
 
@@ -161,7 +162,7 @@ class Gateway:
             answer = await self.upstream.request(request.method, request.url.path, headers=headers, content=body)
         except httpx.HTTPError:
             return PlainTextResponse("the SuperLink does not answer", 502)
-        kept = {name: value for name, value in answer.headers.items() if name not in _HOP_BY_HOP}
+        kept = {name: value for name, value in answer.headers.items() if name not in _HOP_BY_HOP | _OWN}
         return Response(answer.content, answer.status_code, kept)
 
     def _log(self, request: Request, peer: str, response: Response, size: int, reason: str, seconds: float) -> None:

@@ -22,7 +22,8 @@ from server.deployment.submission import register_nodes
 from server.deployment.supervisor import MARK, answers, end_all, load_state
 from server.flower_environment import last_words
 
-_START_TIMEOUT = 180.0  # s until all sites must be connected
+_START_TIMEOUT = 300.0  # s until the SuperLink must answer, and again until all sites must be connected
+_LOOK = 0.3  # s between two looks at what is there
 _ACTIVATE = "/v1/fleet/activate-node"
 
 
@@ -60,15 +61,13 @@ def start(deployment: Deployment, say: Callable[[str], None]) -> None:
             start_new_session=True,
         )
     try:
-        say("starting the SuperLink")
         health = server_programs(deployment.server)[0].health
         if health is None:
             raise RunError("the SuperLink has no health check")
-        _wait(lambda: answers(*health), deployment, process, "superlink")
         sites = [node.settings().name for node in deployment.sites()]
+        wait_for(lambda: [] if answers(*health) else ["superlink"], deployment, process, say)
         register_nodes(deployment.server)
-        say(f"waiting for {len(sites)} sites")
-        _wait(lambda: _arrived(deployment, began) >= set(sites), deployment, process, f"supernode-{sites[-1]}")
+        wait_for(lambda: [s for s in sites if s not in _arrived(deployment, began)], deployment, process, say)
     except BaseException:  # an interrupt as well: nothing stays behind
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -118,14 +117,33 @@ def _arrived(deployment: Deployment, since: datetime) -> set[str]:
     }
 
 
-def _wait(ready: Callable[[], bool], deployment: Deployment, process: subprocess.Popen[bytes], program: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        if ready():
-            return
-        time.sleep(0.3)
-    log = deployment.logs / f"{program if process.poll() is None else 'supervisor'}.log"
-    last = last_words(log)
-    raise RunError(f"the deployment did not come up: {last}; the programs' output is in {deployment.logs}")
+def wait_for(
+    missing: Callable[[], list[str]],
+    deployment: Deployment,
+    supervisor: subprocess.Popen[bytes],
+    say: Callable[[str], None],
+    patience: float = _START_TIMEOUT,
+) -> None:
+    """Wait until nothing is missing, and say what is.
+
+    Args:
+        missing: names the SuperLink or the sites that are not there yet.
+        deployment: whose logs tell why.
+        supervisor: of its programs.
+        say: told whenever other ones are missing.
+        patience: s to wait.
+
+    Raises:
+        RunError: it took too long, or the supervisor ended; with what is missing and its last words.
+    """
+    deadline, said = time.monotonic() + patience, list[str]()
+    while names := missing():
+        if names != said:
+            say(f"waiting for {', '.join(names)}")
+            said = names
+        if supervisor.poll() is not None or time.monotonic() >= deadline:
+            programs = ["superlink"] if names == ["superlink"] else [f"sidecar-{names[0]}", f"supernode-{names[0]}"]
+            programs = programs if supervisor.poll() is None else ["supervisor"]
+            words = "; ".join(f"{name}: {last_words(deployment.logs / f'{name}.log')}" for name in programs)
+            raise RunError(f"{', '.join(names)} did not come up ({words}); all logs are in {deployment.logs}")
+        time.sleep(_LOOK)

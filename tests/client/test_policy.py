@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from safetensors.torch import save
 
 import client.app
 from client import flower_adapter as adapter
@@ -23,6 +24,7 @@ from lavq_core.models.stored import load_calibration, load_shared_model
 from lavq_core.runs.artefact import load_artefact
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
+from server.packing import PARTS, pack
 from tests.client.policies import LAUNCHED, write_policy
 
 Make = Callable[..., Any]
@@ -130,10 +132,19 @@ def test_settings_that_would_send_what_may_not_leave_open_no_data(
     assert events(tmp_path)[0]["reason"].endswith("does not let out: editor, separator")
 
 
+def with_a_text() -> ArrayRecord:
+    """A detector in whose header stands more than its tensors."""
+    data = save({"detector/head.bias": torch.zeros(1)}, {"patient": "Jane Doe"})
+    return ArrayRecord({"safetensors": Array("uint8", (len(data),), "safetensors", data)})
+
+
 def test_a_reply_is_looked_at_whatever_made_it(site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hospital = site("federation.share=[]", outgoing='["detector", "codebook"]')
     records = [
-        RecordDict({"networks": ArrayRecord({"editor.weight": torch.zeros(1)})}),  # type: ignore[arg-type]
+        RecordDict({PARTS: pack({"networks": {"editor.weight": torch.zeros(1)}})}),
+        RecordDict({PARTS: pack({"moments": {"first.bias": torch.zeros(1)}})}),
+        RecordDict({"detector": ArrayRecord({"head.bias": torch.zeros(1)})}),  # type: ignore[arg-type]
+        RecordDict({PARTS: with_a_text()}),
         RecordDict({"metrics": MetricRecord({"num-examples": 3, "age": 71})}),
         RecordDict({"names": ConfigRecord({"first": "Jane Doe"})}),
     ]
@@ -147,13 +158,15 @@ def test_every_part_of_a_reply_has_a_name() -> None:
     one = torch.zeros(1)
     reply = RecordDict(
         {
-            "detector": ArrayRecord({"head.bias": one}),  # type: ignore[arg-type]
-            "networks": ArrayRecord({"prior.a": one, "prior.b": one, "editor.a": one}),  # type: ignore[arg-type]
+            PARTS: pack(
+                {"detector": {"head.bias": one}, "networks": {"prior.a": one, "prior.b": one, "editor.a": one}}
+            ),
+            "more": ArrayRecord({"head.bias": one}),  # type: ignore[arg-type]
             "metrics": MetricRecord({"num-examples": 1, "loss": 0.5}),
             "empty": ConfigRecord({}),
         }
     )
-    assert parts_of(reply) == {"detector", "prior", "editor", "metrics.loss", "empty"}
+    assert parts_of(reply) == {"detector", "prior", "editor", "more.head.bias", "metrics.loss", "empty"}
 
 
 def test_a_site_of_too_few_patients_does_not_train(site: Make, tmp_path: Path) -> None:

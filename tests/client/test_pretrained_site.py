@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lavq_core.api import load_run
 from lavq_core.config import compose
 from lavq_core.models.detector import build_detector
@@ -17,6 +15,7 @@ from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.signals.description import SIZE
 from tests.conftest import SAMPLE
 from tests.networks_on_disk import network_run, private_with
+from tests.packed import states
 
 Make = Callable[..., Any]
 QUICK = (
@@ -41,8 +40,9 @@ def test_a_deployed_hospital_reads_its_own_copy_and_sends_nothing_of_it(deployed
 
     network_run(own / "pretrained")
     content = site.train().content
-    assert set(content["detector"]) == {"centre", "head.weight"}
-    centre = torch.from_numpy(content["detector"]["centre"].numpy())
+    detector_sent = states(content)["detector"]
+    assert set(detector_sent) == {"centre", "head.weight"}
+    centre = detector_sent["centre"]
     assert len(centre) == SIZE + 5
     assert centre[SIZE:].any()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,12 @@ import client.app
 from client.policy import SitePolicy
 from client.site import open_site
 from lavq_core.privacy.ledger import Ledger
+from lavq_core.runs import layout
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.training import feature_round, private_round
 from server.validation import ReplyChecker, read_evaluation
+from tests.packed import held, states
 
 Make = Callable[..., Any]
 PRIVATE = (
@@ -55,9 +59,9 @@ def taken_over(site: Any, content: RecordDict) -> None:
 
 def test_a_reply_is_noised_constant_or_public_and_names_its_ledger(site: Any, folder: SiteFolder) -> None:
     content = site.train().content
-    assert set(content) == {"detector", "codebook", "metrics", "ledger"}
+    assert held(content) == {"detector", "codebook", "metrics", "ledger"}
     assert set(content["ledger"]) == {"head", "epsilon", "delta"}
-    assert not any(value.numpy().any() for value in content["codebook"].values())
+    assert not any(value.any() for value in states(content)["codebook"].values())
     update = ReplyChecker(site.shared, private=True).update(content)
     assert update.ledger is not None
     assert update.ledger.head == Ledger(folder.ledger, open_site(site.context).data.fingerprint, 8.0, 1e-5).head
@@ -85,8 +89,33 @@ def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
     assert again[0]["outputs"] != again[1]["outputs"]
 
 
+@pytest.mark.parametrize(("full_for", "paid"), [("ledger", 1), ("its head", 2)])
+def test_a_disk_that_is_full_when_the_ledger_is_written_lets_nothing_out_and_spoils_nothing(
+    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, full_for: str, paid: int
+) -> None:
+    """In the ledger's place stands the kernel's own full device: what is written there fails as on a full disk."""
+    site.train(1, 3)
+    file = folder.ledger.name if full_for == "ledger" else f"{folder.ledger.name}.head"
+    made = tempfile.mkstemp
+
+    def on_a_full_disk(dir: Path, prefix: str) -> tuple[int, str]:
+        handle, name = made(dir=dir, prefix=prefix)
+        if prefix == f".{file}.":
+            os.close(handle)
+            handle = os.open("/dev/full", os.O_WRONLY)
+        return handle, name
+
+    monkeypatch.setattr(layout.tempfile, "mkstemp", on_a_full_disk)
+    assert refusal(site.train(2, 3)) == "OSError"
+    monkeypatch.undo()
+    assert len(ledger_of(folder)) == paid  # killed between the two it has paid for nothing; never the reverse
+    assert site.train(2, 3).has_content()
+    assert len(ledger_of(folder)) == paid + 1
+    assert {path.name for path in folder.ledger.parent.glob(".*")} == set()  # no half-written file is left
+
+
 def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
-    first, second = (site.train().content["detector"]["centre"].numpy() for _ in range(2))
+    first, second = (states(site.train().content)["detector"]["centre"] for _ in range(2))
     assert not (first == second).all()
 
 

@@ -2,26 +2,19 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 
 from lavq_core.models.codebook import STATISTICS
+from server.packing import PARTS, pack
+from tests.packed import opened, states
 
 
 def broken(change: Callable[[RecordDict], None]) -> Callable[[Message, Context], RecordDict]:
     def site(message: Message, context: Context) -> RecordDict:
-        records = message.content.array_records
-        content = RecordDict(
-            {
-                "detector": records["detector"],
-                "codebook": ArrayRecord(
-                    {name: Array(np.zeros(records["codebook"][name].shape, np.float32)) for name in STATISTICS}
-                ),
-                "networks": records["networks"],
-                "metrics": MetricRecord({"num-examples": 10}),
-            }
-        )
+        parts = states(message.content)
+        parts["codebook"] = {name: torch.zeros_like(parts["codebook"][name]) for name in STATISTICS}
+        content = RecordDict({PARTS: pack(parts), "metrics": MetricRecord({"num-examples": 10})})
         change(content)
         return content
 
@@ -29,19 +22,23 @@ def broken(change: Callable[[RecordDict], None]) -> Callable[[Message, Context],
 
 
 def nan(content: RecordDict) -> None:
-    content["detector"]["head.bias"] = Array(torch.tensor([float("nan"), 0.0]).numpy())
+    with opened(content) as parts:
+        parts["detector"]["head.bias"] = torch.tensor([float("nan"), 0.0])
 
 
 def wrong_shape(content: RecordDict) -> None:
-    content["detector"]["head.bias"] = Array(torch.zeros(3).numpy())
+    with opened(content) as parts:
+        parts["detector"]["head.bias"] = torch.zeros(3)
 
 
 def wrong_dtype(content: RecordDict) -> None:
-    content["detector"]["head.bias"] = Array(torch.zeros(2, dtype=torch.float64).numpy())
+    with opened(content) as parts:
+        parts["detector"]["head.bias"] = torch.zeros(2, dtype=torch.float64)
 
 
 def extra_key(content: RecordDict) -> None:
-    content["detector"]["report of Jane Doe"] = Array(torch.zeros(2).numpy())
+    with opened(content) as parts:
+        parts["detector"]["report of Jane Doe"] = torch.zeros(2)
 
 
 def lying(content: RecordDict) -> None:
@@ -49,4 +46,10 @@ def lying(content: RecordDict) -> None:
 
 
 def no_networks(content: RecordDict) -> None:
-    del content["networks"]
+    with opened(content) as parts:
+        del parts["networks"]
+
+
+def cut_short(content: RecordDict) -> None:
+    (array,) = content.array_records[PARTS].values()
+    array.data = array.data[:-1]

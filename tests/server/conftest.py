@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from lavq_core.models.codebook import STATISTICS, merge_statistics
@@ -18,8 +18,10 @@ from server.aggregation import Aggregator
 from server.checkpoints import Checkpoints
 from server.flower_adapter import acting_as_server
 from server.model import SharedModel
+from server.packing import PARTS, pack
 from server.round_loop import RoundLoop
 from simulations.inprocess import RUN_ID, InProcessGrid
+from tests.packed import states
 
 Site = Callable[[Message, Context], RecordDict]
 K, D, C, N, S = 3, 2, 5, 4, 6  # codes, their width, classes, tokens of a beat, statements
@@ -50,17 +52,16 @@ def private_networks(model: SharedModel) -> SharedModel:
 def update(sent: Mapping[str, Mapping[str, torch.Tensor]], value: float, examples: int) -> RecordDict:
     """A site's reply: ``value`` added to every weight that was sent, ``value`` in every statistic, half in sums."""
     learnt = {
-        part: ArrayRecord({name: weights + value for name, weights in state.items()})
+        part: {name: weights + value for name, weights in state.items()}
         for part, state in sent.items()
         if part not in ("codebook", "moments")
     }
     if "moments" in sent:
-        learnt["moments"] = ArrayRecord({name: torch.full_like(old, value) for name, old in sent["moments"].items()})
+        learnt["moments"] = {name: torch.full_like(old, value) for name, old in sent["moments"].items()}
     statistics = {name: torch.full(sent["codebook"][name].shape, value) for name in STATISTICS}
     statistics["sums"] *= 0.5  # a sum of unit latents is no longer than their number
-    return RecordDict(
-        {**learnt, "codebook": ArrayRecord(statistics), "metrics": MetricRecord({"num-examples": examples})}
-    )
+    record = pack({**learnt, "codebook": statistics})
+    return RecordDict({PARTS: record, "metrics": MetricRecord({"num-examples": examples})})
 
 
 @pytest.fixture
@@ -76,12 +77,7 @@ def good_update(model: SharedModel) -> Callable[..., RecordDict]:
 def good_site(message: Message, context: Context) -> RecordDict:
     """Site i adds i + 1 to every weight and has 10 (i + 1) examples."""
     number = int(context.node_config["partition-id"]) + 1
-    return update(states_of(message), float(number), 10 * number)
-
-
-def states_of(message: Message) -> dict[str, dict[str, torch.Tensor]]:
-    """The state dicts that a site was sent, by part."""
-    return {part: dict(record.to_torch_state_dict()) for part, record in message.content.array_records.items()}
+    return update(states(message.content), float(number), 10 * number)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from lavq_core.config import compose, load_config
@@ -19,17 +19,18 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder
 from lavq_core.settings import SHAREABLE
 from server.app import initial_model
+from server.packing import PARTS, pack
 from simulations.inprocess import run_in_process
+from tests.packed import states
 
 SMALL = ["federation.sites=2", "federation.min_sites=2", "federation.rounds=1", "detector.width=8", "codebook.size=4"]
 
 
 def echo(message: Message, context: Context) -> RecordDict:
     """A site that learnt nothing and counted nothing."""
-    empty = {name: torch.zeros(message.content["codebook"][name].shape) for name in STATISTICS}
-    reply = RecordDict(message.content.array_records)
-    reply["codebook"], reply["metrics"] = ArrayRecord(empty), MetricRecord({"num-examples": 1})
-    return reply
+    parts = states(message.content)
+    parts["codebook"] = {name: torch.zeros_like(parts["codebook"][name]) for name in STATISTICS}
+    return RecordDict({PARTS: pack(parts), "metrics": MetricRecord({"num-examples": 1})})
 
 
 def test_a_run_leaves_config_log_checkpoint_and_model(tmp_path: Path, client_app: Callable[..., ClientApp]) -> None:

@@ -3,21 +3,30 @@
 import logging
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import pytest
 import torch
-from flwr.app import Array, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from lavq_core.errors import RunError
 from lavq_core.runs.layout import RunFolder
 from server.model import SharedModel
 from simulations.inprocess import InProcessGrid
-from tests.server.bad_updates import broken, extra_key, lying, nan, no_networks, wrong_dtype, wrong_shape
+from tests.packed import opened
+from tests.server.bad_updates import (
+    broken,
+    cut_short,
+    extra_key,
+    lying,
+    nan,
+    no_networks,
+    wrong_dtype,
+    wrong_shape,
+)
 
 GridOf = Callable[..., InProcessGrid]
 
 
-@pytest.mark.parametrize("change", [nan, wrong_shape, wrong_dtype, extra_key, lying, no_networks])
+@pytest.mark.parametrize("change", [nan, wrong_shape, wrong_dtype, extra_key, lying, no_networks, cut_short])
 def test_a_bad_update_is_left_out_and_named(federation, grid_of: GridOf, model: SharedModel, change) -> None:
     final = federation.run(grid_of({1: broken(change)}))
     torch.testing.assert_close(final.detector["head.bias"], model.detector["head.bias"] + (1 * 1 + 3 * 3) / 4)
@@ -32,7 +41,8 @@ def test_a_site_whose_update_is_of_another_size_is_left_out_and_named(
     federation, grid_of: GridOf, model: SharedModel
 ) -> None:
     def huge(content: RecordDict) -> None:
-        content["detector"]["head.bias"] = Array(np.full(2, 1e6, np.float32))
+        with opened(content) as parts:
+            parts["detector"]["head.bias"] = torch.full((2,), 1e6)
 
     final = federation.run(grid_of({1: broken(huge)}))
     assert federation.events("site-left-out") == [

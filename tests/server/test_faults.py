@@ -11,10 +11,9 @@ import zlib
 from collections.abc import Callable
 from functools import cache, partial
 
-import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -22,7 +21,9 @@ from lavq_core.metrics.auc import macro_auc
 from lavq_core.models.codebook import STATISTICS
 from lavq_core.runs.layout import RunFolder
 from server.model import SharedModel
+from server.packing import PARTS, pack
 from simulations.inprocess import InProcessGrid
+from tests.packed import opened, states
 
 SITES, BAD, ROUNDS, STEPS, FEATURES = 8, (2, 5), 6, 8, 16
 Records = tuple[Tensor, Tensor]
@@ -63,8 +64,8 @@ def score(state: dict[str, Tensor]) -> float:
 
 def honest(message: Message, context: Context, data: Records | None = None) -> RecordDict:
     """Train a round as a site does."""
-    number, sent = int(context.node_config["partition-id"]), message.content.array_records
-    model, (x, y) = classifier(dict(sent["detector"].to_torch_state_dict())), data or data_of(number)
+    number, sent = int(context.node_config["partition-id"]), states(message.content)
+    model, (x, y) = classifier(sent["detector"]), data or data_of(number)
     generator = torch.Generator().manual_seed(100 * int(str(message.content["round"]["number"])) + number)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.03, fused=True)
     for _ in range(STEPS):
@@ -72,28 +73,26 @@ def honest(message: Message, context: Context, data: Records | None = None) -> R
         optimiser.zero_grad()
         binary_cross_entropy_with_logits(model(x[rows]), y[rows]).backward()
         optimiser.step()
-    nothing = {name: torch.zeros(sent["codebook"][name].shape) for name in STATISTICS}
-    return RecordDict(
-        {
-            "detector": ArrayRecord(dict(model.state_dict())),
-            "codebook": ArrayRecord(nothing),
-            "metrics": MetricRecord({"num-examples": len(x)}),
-        }
-    )
+    nothing = {name: torch.zeros_like(sent["codebook"][name]) for name in STATISTICS}
+    record = pack({"detector": model.state_dict(), "codebook": nothing})
+    return RecordDict({PARTS: record, "metrics": MetricRecord({"num-examples": len(x)})})
 
 
 def scaled(factor: float, message: Message, context: Context) -> RecordDict:
     """An update of ``factor`` times the honest one."""
-    reply, sent = honest(message, context), message.content["detector"].to_torch_state_dict()
-    came = reply["detector"].to_torch_state_dict()
-    reply["detector"] = ArrayRecord({name: sent[name] + factor * (came[name] - sent[name]) for name in came})
+    reply, sent = honest(message, context), states(message.content)["detector"]
+    with opened(reply) as parts:
+        parts["detector"].update(
+            {name: sent[name] + factor * (came - sent[name]) for name, came in parts["detector"].items()}
+        )
     return reply
 
 
-def changed(change: Callable[[np.ndarray], np.ndarray], message: Message, context: Context) -> RecordDict:
+def changed(change: Callable[[Tensor], Tensor], message: Message, context: Context) -> RecordDict:
     """One array of the honest update, changed."""
     reply = honest(message, context)
-    reply["detector"]["bias"] = Array(change(reply["detector"]["bias"].numpy()))
+    with opened(reply) as parts:
+        parts["detector"]["bias"] = change(parts["detector"]["bias"])
     return reply
 
 
@@ -109,9 +108,9 @@ def lying(message: Message, context: Context) -> RecordDict:
 
 
 FAULTS: dict[str, Site] = {
-    "NaN": partial(changed, lambda bias: bias * np.nan),
+    "NaN": partial(changed, lambda bias: bias * torch.nan),
     "wrong shape": partial(changed, lambda bias: bias[:-1]),
-    "wrong type": partial(changed, lambda bias: bias.astype(np.float64)),
+    "wrong type": partial(changed, lambda bias: bias.double()),
     "huge": partial(scaled, 1000.0),
     "lying num-examples": lying,
     "sign-flipped": partial(scaled, -5.0),

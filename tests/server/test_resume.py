@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from lavq_core.errors import ConfigError, RunError
@@ -25,7 +25,9 @@ from lavq_core.runs.layout import RunFolder
 from lavq_core.runs.lock import held
 from server.checkpoints import Checkpoint, Checkpoints
 from server.model import SharedModel
+from server.packing import PARTS, pack
 from simulations.inprocess import InProcessGrid, run_in_process
+from tests.packed import states
 
 GridOf = Callable[..., InProcessGrid]
 ROUNDS = 2
@@ -249,10 +251,9 @@ def test_a_folder_that_was_moved_goes_on_where_it_is(
     (tmp_path / "run").rename(tmp_path / "moved")
 
     def echo(message: Message, context: Context) -> RecordDict:
-        empty = {name: torch.zeros(message.content["codebook"][name].shape) for name in STATISTICS}
-        reply = RecordDict(message.content.array_records)
-        reply["codebook"], reply["metrics"] = ArrayRecord(empty), MetricRecord({"num-examples": 1})
-        return reply
+        parts = states(message.content)
+        parts["codebook"] = {name: torch.zeros_like(parts["codebook"][name]) for name in STATISTICS}
+        return RecordDict({PARTS: pack(parts), "metrics": MetricRecord({"num-examples": 1})})
 
     moved = [*started[1:], f"run.dir='{tmp_path}/moved'", "run.resume=true"]
     run_in_process(moved, 2, client_app=client_app({0: echo, 1: echo}))

@@ -11,6 +11,7 @@ from lavq_core.models.codebook import STATISTICS
 from lavq_core.runs.artefact import load_artefact
 from server.model import SharedModel
 from simulations.inprocess import InProcessGrid
+from tests.packed import held, states
 
 GridOf = Callable[..., InProcessGrid]
 
@@ -45,8 +46,8 @@ def test_what_a_site_receives_is_the_model_and_the_round(federation, client_app)
 
     federation.run(Tapped(client_app(), 3, {}), rounds=2)
     assert len(received) == 6
-    assert set(received[0]) == {"detector", "codebook", "networks", "round"}
-    assert set(received[0]["codebook"]) == {"codes", *STATISTICS}
+    assert held(received[0]) == {"detector", "codebook", "networks", "round"}
+    assert set(states(received[0])["codebook"]) == {"codes", *STATISTICS}
     assert dict(received[-1]["round"]) == {"number": 2, "rounds": 2}
 
 
@@ -55,9 +56,9 @@ def test_moments_travel_to_train_and_back_and_not_to_an_evaluation(federation, c
 
     class Tapped(InProcessGrid):
         def _answer(self, message: Message) -> Message:
-            down = set(message.content)
+            down = held(message.content)
             reply = super()._answer(message)
-            crossed.append((message.metadata.message_type, down, set(reply.content)))
+            crossed.append((message.metadata.message_type, down, held(reply.content)))
             return reply
 
     kinds = {
@@ -91,7 +92,7 @@ def test_a_federation_that_shares_no_network_sends_and_keeps_none(
     federation.model = private_networks
     final = federation.run(Tapped(client_app(), 3, {}))
     assert len(crossed) == 6
-    assert all("networks" not in content for content in crossed)
+    assert all("detector" in held(content) and "networks" not in held(content) for content in crossed)
     assert final.networks == {}
     assert {event["status"] for event in federation.events("site-replied")} == {"ok"}
     run = federation.run_folder
@@ -104,7 +105,7 @@ def test_only_the_last_evaluation_takes_more_than_the_detector(federation, clien
 
     class Tapped(InProcessGrid):
         def _answer(self, message: Message) -> Message:
-            received.append((message.metadata.message_type, set(message.content)))
+            received.append((message.metadata.message_type, held(message.content)))
             return super()._answer(message)
 
     federation.run(Tapped(client_app(), 3, {}), rounds=2)

@@ -1,6 +1,5 @@
 """Nothing that a site sends is used before it has been checked, and no text of a site is ever repeated."""
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import server.validation
 from server.model import SharedModel
+from server.packing import PARTS
 from server.validation import (
     MAX_EXAMPLES,
     ReplyChecker,
@@ -22,6 +23,7 @@ from server.validation import (
     read_evaluation,
     read_site_name,
 )
+from tests.packed import opened
 
 Make = Callable[..., RecordDict]
 
@@ -49,85 +51,80 @@ def test_one_value_that_is_not_finite_is_enough(
     check: ReplyChecker, good_update: Make, record: str, key: str, bad: float
 ) -> None:
     content = good_update()
-    values = content.array_records[record][key].numpy().copy()
-    values.flat[-1] = bad
-    content.array_records[record][key] = Array(values)
+    with opened(content) as parts:
+        parts[record][key].view(-1)[-1] = bad
     with pytest.raises(ReplyError, match=f"{record}/{key} has values that are not finite"):
         check.update(content)
 
 
 @pytest.mark.parametrize(
-    "array",
+    "value",
     [
-        Array(np.zeros((2, 1), np.float32)),
-        Array(np.zeros(3, np.float32)),
-        Array(np.zeros(2, np.float64)),
-        Array(np.zeros(2, np.int32)),
-        Array(np.zeros(2, ">f4")),
+        torch.zeros(2, 1),
+        torch.zeros(3),
+        torch.zeros(0),
+        torch.zeros(2, dtype=torch.float64),
+        torch.zeros(2, dtype=torch.int32),
+        torch.zeros(2, dtype=torch.bfloat16),
     ],
-    ids=["rank", "length", "float64", "int32", "byte order"],
+    ids=["rank", "length", "empty", "float64", "int32", "bfloat16"],
 )
 @pytest.mark.parametrize(("record", "key"), [("detector", "head.bias"), ("networks", "editor.null")])
 def test_another_shape_or_dtype_is_rejected(
-    check: ReplyChecker, good_update: Make, record: str, key: str, array: Array
+    check: ReplyChecker, good_update: Make, record: str, key: str, value: torch.Tensor
 ) -> None:
     content = good_update()
-    content.array_records[record][key] = array
+    with opened(content) as parts:
+        parts[record][key] = value
     with pytest.raises(ReplyError, match=rf"{record}/{re.escape(key)} is not float32 of shape \(2,\)"):
         check.update(content)
 
 
-def npy(values: np.ndarray, pickled: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=pickled)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x00" * 64,
-        npy(np.zeros(2, np.float32))[:-1],
-        npy(np.zeros(3, np.float32)),
-        npy(np.zeros(2, np.float64)),
-        npy(np.array([{"a": 1}, 2], dtype=object), pickled=True),
-        npy(np.zeros(5000, np.float32)),
-    ],
-    ids=["empty", "zeros", "cut short", "other shape", "other dtype", "pickle", "too long"],
-)
-def test_bytes_that_are_not_what_they_claim_are_rejected(check: ReplyChecker, good_update: Make, data: bytes) -> None:
+def test_a_part_in_another_form_is_rejected(check: ReplyChecker, good_update: Make) -> None:
+    """What else is no buffer of ours: ``test_packing``."""
     content = good_update()
-    content.array_records["detector"]["head.bias"] = Array("float32", (2,), "numpy.ndarray", data)
-    with pytest.raises(ReplyError, match=r"detector/head\.bias"):
+    content[PARTS] = ArrayRecord({"detector": Array(np.zeros(14, np.float32))})
+    with pytest.raises(ReplyError, match="parts cannot be read: not a safetensors buffer as lavq writes it"):
         check.update(content)
 
 
-def test_another_serialisation_is_rejected(check: ReplyChecker, good_update: Make) -> None:
+def test_what_is_much_too_long_is_not_even_read(
+    check: ReplyChecker, good_update: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = good_update()
-    content.array_records["detector"]["head.bias"] = Array("float32", (2,), "pickle", b"")
-    with pytest.raises(ReplyError, match=r"detector/head\.bias cannot be read"):
+    with opened(content) as parts:
+        parts["codebook"]["Jane Doe"] = torch.zeros(10_000)
+    monkeypatch.delattr(server.validation, "unpack")
+    with pytest.raises(ReplyError, match="parts is longer than the 8 tensors that were asked for"):
         check.update(content)
 
 
 def test_a_missing_record_or_array_is_named(check: ReplyChecker, good_update: Make) -> None:
+    without_parts = good_update()
+    del without_parts[PARTS]
+    with pytest.raises(ReplyError, match="the reply lacks parts"):
+        check.update(without_parts)
     without_codebook = good_update()
-    del without_codebook["codebook"]
+    with opened(without_codebook) as parts:
+        del parts["codebook"]
     with pytest.raises(ReplyError, match="the reply lacks codebook"):
         check.update(without_codebook)
     without_bias = good_update()
-    del without_bias.array_records["detector"]["head.bias"]
+    with opened(without_bias) as parts:
+        del parts["detector"]["head.bias"]
     with pytest.raises(ReplyError, match=r"detector lacks head\.bias"):
         check.update(without_bias)
 
 
 def test_networks_that_were_sent_must_come_back(check: ReplyChecker, good_update: Make) -> None:
     without_networks = good_update()
-    del without_networks["networks"]
+    with opened(without_networks) as parts:
+        del parts["networks"]
     with pytest.raises(ReplyError, match="the reply lacks networks"):
         check.update(without_networks)
     without_the_prior = good_update()
-    del without_the_prior.array_records["networks"]["prior.head.bias"]
+    with opened(without_the_prior) as parts:
+        del parts["networks"]["prior.head.bias"]
     with pytest.raises(ReplyError, match=r"networks lacks prior\.head\.bias"):
         check.update(without_the_prior)
 
@@ -138,19 +135,24 @@ def test_networks_that_were_not_sent_are_not_taken(private_networks: SharedModel
     with pytest.raises(ReplyError, match=r"the reply holds 1 key\(s\) that were not asked for"):
         check.update(good_update())
     private = good_update()
-    del private["networks"]
+    with opened(private) as parts:
+        del parts["networks"]
     assert check.update(private).networks == {}
 
 
-@pytest.mark.parametrize("where", ["reply", "detector", "codebook", "networks", "metrics"])
+@pytest.mark.parametrize("where", ["reply", "parts", "detector", "codebook", "networks", "metrics"])
 def test_an_extra_key_is_rejected_and_not_repeated(check: ReplyChecker, good_update: Make, where: str) -> None:
     content = good_update()
     if where == "reply":
         content["Jane Doe"] = MetricRecord({"age": 61})
     elif where == "metrics":
         content["metrics"] = MetricRecord({"num-examples": 10, "Jane Doe": 0.7})
+    elif where == "parts":
+        with opened(content) as parts:
+            parts["Jane Doe"] = {"age": torch.zeros(1)}
     else:
-        content.array_records[where]["Jane Doe"] = Array(np.zeros(2, np.float32))
+        with opened(content) as parts:
+            parts[where]["Jane Doe"] = torch.zeros(2)
     with pytest.raises(ReplyError) as caught:
         check.update(content)
     assert "1 key(s) that were not asked for" in str(caught.value)
@@ -159,24 +161,24 @@ def test_an_extra_key_is_rejected_and_not_repeated(check: ReplyChecker, good_upd
 
 def test_the_codes_themselves_are_not_taken_from_a_site(check: ReplyChecker, good_update: Make) -> None:
     content = good_update()
-    content.array_records["codebook"]["codes"] = Array(np.zeros((3, 2), np.float32))
+    with opened(content) as parts:
+        parts["codebook"]["codes"] = torch.zeros(3, 2)
     with pytest.raises(ReplyError, match="codebook holds 1 key"):
         check.update(content)
 
 
-@pytest.mark.parametrize("where", ["detector", "networks"])
-def test_a_record_of_the_wrong_kind_is_rejected(check: ReplyChecker, good_update: Make, where: str) -> None:
+def test_a_record_of_the_wrong_kind_is_rejected(check: ReplyChecker, good_update: Make) -> None:
     content = good_update()
-    content[where] = ConfigRecord(dict.fromkeys(content.array_records[where], "x"))
-    with pytest.raises(ReplyError, match=f"{where} is not an ArrayRecord"):
+    content[PARTS] = ConfigRecord({"detector": b"x"})
+    with pytest.raises(ReplyError, match="parts is not an ArrayRecord"):
         check.update(content)
 
 
 @pytest.mark.parametrize("key", ["counts", "prior", "requests"])
 def test_negative_counts_are_rejected(check: ReplyChecker, good_update: Make, key: str) -> None:
     content = good_update()
-    values = -content.array_records["codebook"][key].numpy()
-    content.array_records["codebook"][key] = Array(values)
+    with opened(content) as parts:
+        parts["codebook"][key].neg_()
     with pytest.raises(ReplyError, match=f"codebook/{key} has negative counts"):
         check.update(content)
 
@@ -242,9 +244,9 @@ def test_an_error_is_a_class_name_or_nothing(reason: str | None, said: str) -> N
 
 
 def set_values(content: RecordDict, record: str, key: str, value: float) -> RecordDict:
-    """Fill one array of a reply."""
-    like = content.array_records[record][key].numpy()
-    content.array_records[record][key] = Array(np.full(like.shape, value, like.dtype))
+    """Fill one tensor of a reply."""
+    with opened(content) as parts:
+        parts[record][key].fill_(value)
     return content
 
 
@@ -277,7 +279,8 @@ def with_moments(model: SharedModel) -> ReplyChecker:
 def reply_with(check: ReplyChecker, good_update: Make, first: float = 0.1, second: float = 0.1) -> RecordDict:
     content, values = good_update(), {"first": first, "second": second}
     moments = {name: torch.full_like(v, values[name.split(".")[0]]) for name, v in check.sent.moments.items()}
-    content["moments"] = ArrayRecord(moments)
+    with opened(content) as parts:
+        parts["moments"] = moments
     return content
 
 
@@ -288,7 +291,7 @@ def test_moments_come_with_the_weights_where_they_were_sent(
     assert read.moments.keys() == with_moments.sent.moments.keys()
     with pytest.raises(ReplyError, match="the reply lacks moments"):
         with_moments.update(good_update())
-    with pytest.raises(ReplyError, match=r"1 key\(s\) that were not asked for"):
+    with pytest.raises(ReplyError, match=r"the reply holds 1 key\(s\) that were not asked for"):
         check.update(reply_with(with_moments, good_update))
 
 

@@ -34,6 +34,7 @@ from tests.simulations.deployed import (
     begin,
     contents,
     finish,
+    holds,
     largest_difference,
     listening,
     made,
@@ -45,8 +46,9 @@ from tests.simulations.wiretap import Wiretap
 
 pytestmark = pytest.mark.slow
 
-# Few steps of a detector that is large enough for messages of 2.7 MB: what Flower adds grows with the number of arrays.
-LARGE = [*SMALL, "detector.width=48", "detector.blocks=4", "detector_training.steps=2", "detector_training.epochs=0.2"]
+# Few steps of the default detector. Its messages are of 0.35 MB: what Flower adds to each weighs more on small ones.
+DEFAULT = [setting for setting in SMALL if not setting.startswith("detector.")]
+DEFAULT += ["detector_training.steps=2", "detector_training.epochs=0.2"]
 WIRE = 0.05  # share of a round's content that HTTP, signatures and questions without an answer may add
 
 
@@ -71,8 +73,8 @@ def federation(stopped: Deployment, tap: Wiretap) -> Iterator[Deployment]:
 @pytest.fixture(scope="module")
 def both(federation: Deployment, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
     """The same training, deployed and in one process."""
-    began = begin(federation, "first", "federation.rounds=1", settings=LARGE)
-    same = simulated(tmp_path_factory.mktemp("simulated"), 1, LARGE)
+    began = begin(federation, "first", "federation.rounds=1", settings=DEFAULT)
+    same = simulated(tmp_path_factory.mktemp("simulated"), 1, DEFAULT)
     return finish(federation, began), same
 
 
@@ -159,3 +161,28 @@ def test_an_oversized_message_is_refused_and_the_next_run_is_whole(federation: D
     key, limit = node_key(federation.site("rest")), federation.server.settings().max_body_mib * 2**20
     assert ask(federation, "rest", "/v1/fleet/push-object", key, bytes(limit + 1)).status_code == 413
     assert connected_nodes(federation.server) == 3
+
+
+def test_sites_that_fail_are_named_by_their_errors_class_and_the_others_go_on(
+    federation: Deployment, tap: Wiretap
+) -> None:
+    """One site's table names a patient where a column's name should be; another one's disk is full."""
+    table = Path(federation.site("site-1").settings().data_dir) / "ptbxl_database.csv"
+    log, kept = SiteFolder(federation.site("rest").state).events, table.read_text()
+    log.rename(log.with_suffix(".kept"))
+    try:
+        table.write_text(kept.replace("scp_codes", "codes of Jane Doe", 1))
+        log.symlink_to("/dev/full")
+        settings = ["federation.rounds=1", "federation.min_sites=1", "federation.retries=0"]
+        run = finish(federation, begin(federation, "fails", *settings))
+    finally:
+        table.write_text(kept)
+        log.unlink()
+        log.with_suffix(".kept").rename(log)
+    events = read_events(run.events)
+    assert {e["status"] for e in events if e.get("site", "").startswith("node-")} == {"failed: DataError"}
+    replies = {e["site"]: e["status"] for e in events if e["event"] == "site-replied"}
+    assert replies == {"site-0": "ok", "rest": "failed: OSError"}
+    assert [e["sites"] for e in events if e["event"] == "round-finished"] == [1]
+    assert holds(federation.server.root, b"Jane Doe") == holds(federation.logs, b"Jane Doe") == []
+    assert b"Jane Doe" not in tap.passed["site-1"].all()

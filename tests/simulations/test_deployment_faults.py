@@ -18,7 +18,6 @@ import pytest
 
 from lavq_core.errors import RunError
 from lavq_core.runs.events import read_events
-from lavq_core.runs.layout import SiteFolder
 from server.deployment.certificates import write_node_key
 from server.deployment.folders import Deployment
 from server.deployment.loopback import status
@@ -29,7 +28,6 @@ from tests.simulations.deployed import (
     audited,
     begin,
     finish,
-    holds,
     largest_difference,
     made,
     pid_of,
@@ -129,36 +127,6 @@ def test_a_foreign_app_is_refused_before_any_of_it_runs(federation: Deployment, 
         assert not list((node.flower_home / "apps").glob(f"*{app_digest(foreign)[:8]}*"))
     statuses = {e["status"] for e in read_events(begun[1].events) if "status" in e}
     assert statuses == {"failed: PolicyError"}
-
-
-def test_what_a_site_raises_reaches_the_server_as_its_class_alone(federation: Deployment) -> None:
-    node = federation.site("site-1")
-    ward = Path(node.settings().data_dir)
-    table = (ward / "ptbxl_database.csv").read_text()
-    try:
-        (ward / "ptbxl_database.csv").write_text(table.replace("scp_codes", "codes of Jane Doe", 1))
-        run = finish(federation, begin(federation, "raises", "federation.rounds=1"))
-    finally:
-        (ward / "ptbxl_database.csv").write_text(table)
-    unnamed = [e for e in read_events(run.events) if e.get("site", "").startswith("node-")]
-    assert {e["status"] for e in unnamed} == {"failed: DataError"}
-    assert holds(federation.server.root, b"Jane Doe") == []
-    for name in ("superlink", "superexec", "gateway"):
-        assert b"Jane Doe" not in (federation.logs / f"{name}.log").read_bytes()
-
-
-def test_a_site_that_cannot_write_sends_nothing(federation: Deployment) -> None:
-    log = SiteFolder(federation.site("rest").state).events
-    log.rename(log.with_suffix(".kept"))
-    log.symlink_to("/dev/full")
-    try:
-        run = finish(federation, begin(federation, "disk-full", "federation.rounds=1"))
-    finally:
-        log.unlink()
-        log.with_suffix(".kept").rename(log)
-    replies = [e for e in read_events(run.events) if e["event"] == "site-replied" and e["site"] == "rest"]
-    assert [e["status"] for e in replies] == ["failed: OSError"]
-    assert read_events(run.events)[-2]["sites"] == 2
 
 
 def test_a_node_with_an_unregistered_key_does_not_come_in_and_the_others_go_on(federation: Deployment) -> None:

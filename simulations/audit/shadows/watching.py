@@ -21,6 +21,7 @@ from torch import Tensor
 from lavq_core.data.database import Database
 from lavq_core.models.stored import shared_detector
 from lavq_core.settings import Config
+from server.packing import PARTS, unpack
 from simulations.audit.attacks.codebook import codes_of_update, nearest_code
 from simulations.audit.attacks.lira import label_margin
 from simulations.audit.attacks.people import BeatFrame, People
@@ -75,18 +76,18 @@ class Watcher(ClientApp):
         return seen | ({"updates/nearest_code": self._nearest} if self._people is not None else {})
 
     def _margins(self, message: Message, rows: np.ndarray) -> np.ndarray:
-        detector = shared_detector(self._config, _state(message, "detector"))
+        detector = shared_detector(self._config, _part(message, "detector"))
         return label_margin(self._cohort.logits(detector, rows), self._cohort.y[rows])  # (m,)
 
     def _nearest_code(self, reply: Message, people: People, site: int) -> np.ndarray:
         """Look for the site's people among the codes of its own sums; NaN for everybody else: ``(P,)``."""
-        codes = codes_of_update(_state(reply, "codebook"))
+        codes = codes_of_update(_part(reply, "codebook"))
         own = people.take(torch.from_numpy(np.flatnonzero(np.isin(people.positions, self._shares[site]))))
         if len(codes) == 0 or len(own.positions) == 0:
             return np.full(people.count, np.nan)
-        networks = networks_of(self._config, _state(reply, "networks"))
+        networks = networks_of(self._config, _part(reply, "networks"))
         return nearest_code(networks.separator, codes, own)
 
 
-def _state(message: Message, part: str) -> dict[str, Tensor]:
-    return dict(message.content.array_records[part].to_torch_state_dict())
+def _part(message: Message, part: str) -> dict[str, Tensor]:
+    return unpack(message.content.array_records[PARTS])[part]

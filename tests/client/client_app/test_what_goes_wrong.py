@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ArrayRecord
 
 import client.app
 import client.site
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import SiteFolder
 from tests.client.client_app.replies import PATIENT, Make, bytes_of
+from tests.packed import opened
 
 
 @pytest.mark.parametrize(("kind", "where"), [("train", "train_round"), ("evaluate", "evaluate_round")])
@@ -49,7 +49,8 @@ def test_a_message_that_lacks_a_part_is_answered_by_an_error(hospital: Make, par
     """No part is made up: the site would train something else than the federation."""
     site = hospital()
     content = site.content(1, 2)
-    del content[part]
+    with opened(content) as parts:
+        del (content if part == "round" else parts)[part]
     assert site.ask("train", content).error.reason == "KeyError"
 
 
@@ -62,7 +63,8 @@ def test_a_message_that_cannot_be_used_is_answered_by_an_error(hospital: Make, p
     name = next(iter(state))
     value = state.pop(name)
     state[name if damage == "another architecture" else "other"] = torch.cat([value, value])
-    content[part] = ArrayRecord(torch_state_dict=state)
+    with opened(content) as parts:
+        parts[part] = state
     reply = site.ask("train", content)
     assert reply.has_error()
     assert reply.error.reason.isidentifier()

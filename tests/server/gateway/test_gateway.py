@@ -33,6 +33,8 @@ def test_what_a_supernode_says_goes_through_byte_for_byte(
     assert answer.status_code == 200
     assert answer.content == b"tneitap\x01\x00"
     assert answer.headers["x-signature"] == "signed"
+    assert len(answer.headers.get_list("date")) == 1
+    assert "server" not in answer.headers  # what stands behind the gateway is nobody's business
     line = audited(deployment)[-1]
     assert (line["site"], line["path"], line["status"]) == ("st-mary", PULL, 200)
     assert (line["bytes_in"], line["bytes_out"]) == (9, 9)

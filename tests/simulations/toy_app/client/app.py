@@ -5,11 +5,12 @@ import shlex
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.version import VERSION
 from lavq_core.models.codebook import STATISTICS
+from server.packing import PARTS, pack, unpack
 
 app = ClientApp()
 
@@ -31,13 +32,12 @@ def train(message: Message, context: Context) -> Message:
     partition = int(context.node_config["partition-id"])
     if _settings(context).get("break_site") == str(partition):
         raise ValueError("patient Jane Doe")
-    records = message.content.array_records
-    content = RecordDict({"metrics": MetricRecord({"num-examples": 1 + 2 * partition})})
+    parts = unpack(message.content.array_records[PARTS])
     for part in ("detector", "networks"):
-        learnt = {name: value + partition for name, value in records[part].to_torch_state_dict().items()}
-        content[part] = ArrayRecord(learnt)
-    content["codebook"] = ArrayRecord({name: torch.zeros(records["codebook"][name].shape) for name in STATISTICS})
-    return Message(content, reply_to=message)
+        parts[part] = {name: value + partition for name, value in parts[part].items()}
+    parts["codebook"] = {name: torch.zeros_like(parts["codebook"][name]) for name in STATISTICS}
+    metrics = MetricRecord({"num-examples": 1 + 2 * partition})
+    return Message(RecordDict({PARTS: pack(parts), "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()
