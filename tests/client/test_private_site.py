@@ -65,29 +65,13 @@ def test_a_reply_is_noised_constant_or_public_and_names_its_ledger(site: Any, fo
     assert not update.detector["head.weight"].any()
 
 
-def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
-    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed in between, the site has paid; trained again, it pays again and draws other noise."""
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(client.app, "check_reply", killed)
-    with pytest.raises(KeyboardInterrupt):
-        site.train()
-    monkeypatch.undo()
-    paid = ledger_of(folder)
-    assert [entry["round"] for entry in paid] == [1]
-    site.train()
-    again = ledger_of(folder)
-    assert [entry["round"] for entry in again] == [1, 1]
-    assert again[0]["outputs"] != again[1]["outputs"]
-
-
-def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
-    first, second = (site.train().content["detector"]["centre"].numpy() for _ in range(2))
+def test_the_same_run_of_another_name_draws_other_noise(hospital: Make, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+    sites = [hospital(0, *PRIVATE, f"run.dir='{run}'") for run in runs]
+    first, second = (site.train().content["detector"]["centre"].numpy() for site in sites)
     assert not (first == second).all()
+    costs = [[entry["mechanisms"] for entry in ledger_of(RunFolder(run).site("client-0"))] for run in runs]
+    assert costs[0] == costs[1]
 
 
 def test_the_number_of_patients_is_noised_once_and_kept(site: Any, folder: SiteFolder) -> None:
@@ -132,7 +116,7 @@ def test_an_older_ledger_is_unmasked_by_the_head_that_the_server_echoes(site: An
     kept: dict[Path, bytes] = {}
     for number in (1, 2):
         content = site.train(number, 3).content
-        kept = kept or {path: path.read_bytes() for path in folder.ledger.parent.iterdir() if path.suffix != ".lock"}
+        kept = kept or {path: path.read_bytes() for path in folder.ledger.parent.glob("ledger.jsonl*")}
         taken_over(site, content)
     head = str(content["ledger"]["head"])
     for path, old in kept.items():

@@ -181,5 +181,5 @@ def test_no_line_holds_anything_but_the_accounting(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in filled(tmp_path).path.read_text().splitlines()]
     assert set(lines[0]) == {"version", "data", "nonce"}
     assert {key for line in lines[1:] for key in line} == {
-        "run", "round", "mechanisms", "outputs", "public", "previous", "time", "nonce"
+        "run", "round", "mechanisms", "outputs", "public", "question", "reply", "previous", "time", "nonce"
     }  # fmt: skip
