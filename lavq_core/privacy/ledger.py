@@ -34,7 +34,14 @@ _SLACK = 1e-6  # relative, of a budget: the same sum in another order is not ano
 
 
 class LedgerError(LavqError):
-    """A ledger that is damaged, not whole, or of other data."""
+    """A ledger that is damaged, not whole, or of other data.
+
+    ``belongs_to`` is the fingerprint of those other data; empty where something else is wrong.
+    """
+
+    def __init__(self, message: str, belongs_to: str = "") -> None:
+        super().__init__(message)
+        self.belongs_to = belongs_to
 
 
 class BudgetSpent(LavqError):  # noqa: N818 - the name is what the federation is told
@@ -191,7 +198,8 @@ class Ledger:
                 f"the privacy ledger {self.path} belongs to other data (fingerprint {known[-1]}) than these "
                 f"(fingerprint {self.data}), and patients may be in both: nothing is released. If these are the same "
                 "with records added, corrected or taken out, the site's operator says so: lavq site ledger FOLDER "
-                f"--successor-of {known[-1]}"
+                f"--successor-of {known[-1]}",
+                belongs_to=known[-1],
             )
 
     @staticmethod

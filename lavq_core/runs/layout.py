@@ -41,6 +41,11 @@ class SiteFolder:
         return self.root / "privacy" / "ledger.jsonl"
 
     @property
+    def pretrained(self) -> RunFolder:
+        """In a deployment: the site's own copy of the network that ``detector.pretrained`` asks for."""
+        return RunFolder(self.root / "pretrained")
+
+    @property
     def accepted(self) -> RunFolder:
         """In a deployment: the last shared model that the site evaluated, as a run folder, for its own use."""
         return RunFolder(self.root / "accepted")

@@ -82,9 +82,8 @@ class SiteData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Key of the site's share of the data: sha256 of the database's fingerprint and of the rows."""
-        rows = np.sort(self.positions).astype("<i8").tobytes()
-        return hashlib.sha256(self.database.fingerprint.encode() + rows).hexdigest()
+        """Key of the site's share of the data, see ``fingerprint_of``."""
+        return fingerprint_of(self.database, self.positions)
 
     @cached_property
     def beats(self) -> GuidedBeats:
@@ -145,3 +144,9 @@ class SiteData:
     def _free_text(self, positions: np.ndarray) -> ReportMemory:
         text = self.config.text
         return free_text_memory(list(self.rows(positions)["report"]), public_encoder(text.encoder, text.width))
+
+
+def fingerprint_of(database: Database, positions: np.ndarray) -> str:
+    """Return the key of a share of a database: sha256 of the database's fingerprint and of the rows."""
+    rows = np.sort(positions).astype("<i8").tobytes()
+    return hashlib.sha256(database.fingerprint.encode() + rows).hexdigest()
