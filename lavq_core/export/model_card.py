@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lavq_core.export.onnx_detector import onnx_name
 from lavq_core.models.calibration import Calibration
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.stored import SharedModel
 from lavq_core.report.audit_evidence import attacks
 from lavq_core.report.numbers import Metrics, display
@@ -154,10 +156,14 @@ def _use(model: SharedModel, onnx: float | None) -> str:
         lines.append("    lavq twin --run THIS_FOLDER ecg.dcm --disease MI --out twins")
     if onnx is not None:
         rate = model.config.data.sampling_rate
-        lines.append(
-            f"\n`detector.onnx` takes `ecg`, float32 (n, 8, T) in mV at {rate} Hz, and gives `probability` (n, 5), "
-            "uncalibrated."
-        )
+        takes = f"`ecg`, float32 (n, 8, T) in mV at {rate} Hz,"
+        if isinstance(model.detector, FeatureDetector):
+            takes = (
+                f"`description`, float32 (n, {len(model.detector.centre)}), which Python makes of ECGs by "
+                "`lavq_core.signals.description.describe` of the version in the file's metadata (no ONNX graph finds R "
+                "peaks and median beats),"
+            )
+        lines.append(f"\n`{onnx_name(model.detector)}` takes {takes} and gives `probability` (n, 5), uncalibrated.")
     lines.append("\n`manifest.json` holds the sha256 of every file here.")
     return "\n".join(lines)
 
