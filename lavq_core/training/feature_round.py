@@ -84,7 +84,9 @@ def feature_round(
     noise = (plan.centre if place.number == 1 else plan.detector).noise_multiplier
     others = further(plan, size) if further else {}
     update = _released(model, items, config, place, size, noise, watch)
-    outputs = digests({"detector": update.detector, **others})
+    # Of the detector only what this round's mechanism made: the guard lets the rest pass if it is as it came.
+    made = "centre" if place.number == 1 else "head.weight"
+    outputs = digests({"detector": {made: update.detector[made]}, **others})
     entry = Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size})
     if pay is None:
         ledger.write(entry)

@@ -184,7 +184,7 @@ def _private_round(site: SiteData, private_model: Path, start: _Start, ledger: L
     def separator(plan: Plan, size: float) -> Parts:
         released.append(separator_round(site, networks, start.shared.codebook, model, plan, size, place, start.kept))
         # What no mechanism made is not entered: the guard then lets it pass only where everybody knows it.
-        return released[0].parts() if plan.separator_in(place.number) else {}
+        return released[0].made
 
     def pay(entry: Entry, update: FeatureUpdate) -> None:
         assert ledger is not None  # else there is no entry

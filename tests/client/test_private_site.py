@@ -167,3 +167,23 @@ def test_the_true_number_of_patients_is_kept_in(site: Any, monkeypatch: pytest.M
     real = client.app.train_round
     monkeypatch.setattr(client.app, "train_round", lambda *args: replace(real(*args), examples=10**6))
     assert refusal(site.train()) == "LeavingRefused"
+
+
+def test_a_buffer_of_the_detector_that_data_have_fed_is_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As BatchNorm's: it is in the state dict that is sent, and no mechanism made it."""
+    real = feature_round._released
+
+    def fed(model: Any, items: Any, *more: Any) -> Any:
+        update = real(model, items, *more)
+        return replace(update, detector={**update.detector, "running_mean": items.x.mean(dim=0)})
+
+    monkeypatch.setattr(feature_round, "_released", fed)
+    assert refusal(site.train()) == "LeavingRefused"
+
+
+@pytest.mark.parametrize("name", ["loss", "macro_auc", "class_counts"])
+def test_a_measure_in_the_clear_is_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = client.app.MetricRecord
+    monkeypatch.setattr(client.app, "MetricRecord", lambda given: real({**given, name: 0.31}))
+    assert refusal(site.train()) == "PolicyError"
+    assert refusal(site.evaluate()) == "PolicyError"
