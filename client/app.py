@@ -75,7 +75,8 @@ def _train(message: Message, context: Context, site: Site) -> RecordDict:
     update = train_round(site.data, site.folder.private_model, shared, number, rounds, ledger)
     if not site.folder.data_report.exists():
         site.data.database.write_data_report(site.folder.data_report, site.data.positions)
-    site.log("round-trained", round=number, seconds=round(time.monotonic() - began, 3), **update.measured)
+    event = "round-sent-again" if update.again else "round-trained"
+    site.log(event, round=number, seconds=round(time.monotonic() - began, 3), **update.measured)
     parts = {
         "detector": update.detector,
         "codebook": {name: update.statistics[name] for name in STATISTICS},

@@ -13,6 +13,7 @@ from lavq_core.models.codebook import no_statistics
 from lavq_core.models.networks import beat_tokens
 from lavq_core.privacy.guard import LeavingRefused, Parts, check_leaving
 from lavq_core.privacy.ledger import Ledger
+from lavq_core.training.feature_round import examples_of
 from lavq_core.training.site_round import SharedState
 
 
@@ -52,5 +53,5 @@ def check_reply(site: Site, ledger: Ledger, parts: Parts, examples: int, shared:
     }  # fmt: skip
     check_leaving(parts, newest.outputs, public)
     sizes = [entry.public["size"] for entry in ledger.entries if "size" in entry.public]
-    if examples not in {max(1, round(size)) for size in sizes}:
+    if examples not in {examples_of(size) for size in sizes}:
         raise LeavingRefused("num-examples is not the released number of patients: nothing was sent")

@@ -113,7 +113,7 @@ def _configured(overrides: tuple[str, ...], site_dir: str) -> Config:
     config = compose(overrides)
     config.data.cache_dir = str(Path(site_dir) / "cache")
     if config.detector.pretrained:  # wherever the server has it, here it is what the hospital itself has put there
-        config.detector.pretrained = str(Path(site_dir) / "pretrained")
+        config.detector.pretrained = str(SiteFolder(Path(site_dir)).pretrained.root)
     return config
 
 

@@ -8,8 +8,8 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,14 +19,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.policy import SitePolicy
 from client.sidecar import REFUSED, connect, in_words
+from client.site_ledger import fingerprint, ledger_in_words, open_data, site_ledger
+from lavq_core.config import load_config
 from lavq_core.data.database import Database
 from lavq_core.errors import LavqError
+from lavq_core.models.pretrained import pretrained_network, weights_sha256
+from lavq_core.privacy.ledger import LedgerError
+from lavq_core.runs.layout import SiteFolder
 from server.deployment.folders import SiteNodeFolder
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 _FEW_DAYS = 7.0  # that a certificate still lives: time to renew
 _AHEAD, _BEHIND = 4.0, 60.0  # s; Flower's server refuses what was signed 5 s in its future, or 305 s in its past
 _PATIENCE = 15.0  # s, for the gateway
+_RATE = 100  # Hz, at which the data are looked at
 _ROOM = 2**30  # bytes that a site should have free
 
 
@@ -39,10 +45,15 @@ class Finding:
     text: str
 
 
-def check_site(folder: SiteNodeFolder) -> Iterator[Finding]:
-    """Look at one thing after another; what cannot be looked at because another thing is wrong is left out."""
+def check_site(folder: SiteNodeFolder, network: str = "") -> Iterator[Finding]:
+    """Look at one thing after another; what cannot be looked at because another thing is wrong is left out.
+
+    Args:
+        folder: the site's.
+        network: sha256 of the pre-trained network that a coming run will ask for; empty: that of the last one.
+    """
     try:
-        settings = folder.settings()
+        folder.settings()
     except LavqError as error:
         yield Finding(WRONG, "settings", str(error))
         return
@@ -53,7 +64,10 @@ def check_site(folder: SiteNodeFolder) -> Iterator[Finding]:
         yield from _policy(policy)
     except LavqError as error:
         yield Finding(WRONG, "policy", str(error))
-    yield from _data(folder, settings.data_dir, policy)
+    database = yield from _data(folder, policy)
+    if database is not None:
+        yield _ledger(folder, policy, database)
+    yield _pretrained(SiteFolder(folder.state), network)
     yield from _disk(folder.state)
     for name, days_matter in (("site", True), ("loopback", True)):
         yield _certificate(folder, name, days_matter)
@@ -83,15 +97,13 @@ def _policy(policy: SitePolicy) -> Iterator[Finding]:
         yield Finding(WARNING, "policy", "log.tracebacks is on: the event log may name patients")
 
 
-def _data(folder: SiteNodeFolder, data_dir: str, policy: SitePolicy | None) -> Iterator[Finding]:
-    if not data_dir:
-        yield Finding(WRONG, "data", "data_dir in site.toml is empty: give a folder in PTB-XL's layout")
-        return
+def _data(folder: SiteNodeFolder, policy: SitePolicy | None) -> Generator[Finding, None, Database | None]:
+    """Look at the data, and return them if they can be opened."""
     try:
-        database = Database.open(data_dir, cache_dir=folder.state / "cache")
+        database = open_data(folder, _RATE)
     except LavqError as error:
         yield Finding(WRONG, "data", str(error))
-        return
+        return None
     table, verdicts = database.table, database.quality["verdict"].value_counts()
     patients = table.loc[table["strat_fold"] <= 8, "patient_id"].nunique()
     yield Finding(
@@ -104,6 +116,41 @@ def _data(folder: SiteNodeFolder, data_dir: str, policy: SitePolicy | None) -> I
     if policy is not None and patients < policy.minimum_patients:
         text = f"{patients} patients to train on where the policy asks for {policy.minimum_patients}: it will refuse"
         yield Finding(WRONG, "data", text)
+    return database
+
+
+def _ledger(folder: SiteNodeFolder, policy: SitePolicy | None, database: Database) -> Finding:
+    try:
+        return Finding(OK, "ledger", ledger_in_words(site_ledger(folder, policy, fingerprint(database))))
+    except LedgerError as error:
+        if not error.belongs_to:
+            return Finding(WRONG, "ledger", str(error))
+        # Only a private run would be refused, and one that reads another rate would not.
+        return Finding(WARNING, "ledger", f"of the data at {_RATE} Hz: {error}")
+
+
+def _pretrained(state: SiteFolder, wanted: str) -> Finding:
+    """Look at the site's copy of the network on public ECGs that a private run may read (``detector.pretrained``)."""
+    here, topic = state.pretrained, "pretrained"
+    accepted = state.accepted.config
+    try:
+        last = load_config(accepted).detector.pretrained_sha256 if accepted.is_file() else ""
+        if not here.root.exists():
+            if not (wanted or last):
+                return Finding(OK, topic, "no network here, and no run so far has asked for one")
+            text = f"{here.root} is not there: put the export of the network with sha256 {wanted or last} into it"
+            return Finding(WRONG, topic, text)
+        theirs, found = load_config(here.config), weights_sha256(here)
+        asking = replace(theirs.detector, pretrained=str(here.root), pretrained_sha256=found)
+        pretrained_network(asking, theirs.data.sampling_rate)
+    except LavqError as error:
+        return Finding(WRONG, topic, str(error))
+    about = f"a network that reads {theirs.data.sampling_rate} Hz, sha256 {found}"
+    if found == (wanted or last or found):
+        return Finding(OK, topic, about)
+    if wanted:
+        return Finding(WRONG, topic, f"{about}, and the run asks for {wanted}: get that one from the server's operator")
+    return Finding(WARNING, topic, f"{about}; the last run asked for {last}")
 
 
 def _disk(state: Path) -> Iterator[Finding]:

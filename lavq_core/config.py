@@ -86,8 +86,13 @@ def other_settings(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
 
     Left out is what changes no figure: where files lie, what else is written, and how long a server waits.
     """
-    values = {key: (attrgetter(key)(first), attrgetter(key)(second)) for key in keys() if key not in _NO_FIGURE}
-    return {key: both for key, both in values.items() if both[0] != both[1]}
+    values, others = figure_settings(first), figure_settings(second)
+    return {key: (values[key], others[key]) for key in values if values[key] != others[key]}
+
+
+def figure_settings(config: Config) -> dict[str, Any]:
+    """Return by dotted key the settings that a run's figures depend on, see ``other_settings``."""
+    return {key: attrgetter(key)(config) for key in keys() if key not in _NO_FIGURE}
 
 
 def as_overrides(config: Config) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lavq_core.export.onnx_detector import onnx_name
+from lavq_core.export.onnx_graphs import graph_of
 from lavq_core.models.calibration import Calibration
 from lavq_core.models.stored import SharedModel
 from lavq_core.report.audit_evidence import attacks
@@ -158,10 +160,14 @@ def _use(model: SharedModel, onnx: float | None) -> str:
         lines.append("    lavq twin --run THIS_FOLDER ecg.dcm --disease MI --out twins")
     if onnx is not None:
         rate = model.config.data.sampling_rate
-        lines.append(
-            f"\n`detector.onnx` takes `ecg`, float32 (n, 8, T) in mV at {rate} Hz, and gives `probability` (n, 5), "
-            "uncalibrated."
+        graph, takes = graph_of(model.detector, rate), {"ecg": f"`ecg`, float32 (n, 8, T) in mV at {rate} Hz"}
+        takes["description"] = (
+            f"`description`, float32 (n, {graph.facts.get('description_size')}), which Python makes of ECGs by "
+            "`lavq_core.signals.description.describe` of the version in the file's metadata (no ONNX graph finds R "
+            "peaks and median beats)"
         )
+        given = " and ".join(takes[name] for name in graph.inputs)
+        lines.append(f"\n`{onnx_name(model.detector)}` takes {given}, and gives `probability` (n, 5), uncalibrated.")
     lines.append("\n`manifest.json` holds the sha256 of every file here.")
     return "\n".join(lines)
 

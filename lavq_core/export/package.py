@@ -2,7 +2,8 @@
 
 ===================  ===============================================================================================
 ``model/``           detector, codebook and shared networks: safetensors and their manifest, as in the run
-``detector.onnx``    the detector for other runtimes
+``detector.onnx``    the detector for other runtimes; of a features detector ``detector_head.onnx``, which takes
+                     descriptions of ECGs
 ``config.yaml``      the configuration, without folders of the machine that trained
 ``metrics.json``     every figure of the run, without its command line
 ``pretrained/``      the network on public ECGs whose logits the detector reads, where there is one
@@ -36,7 +37,7 @@ from lavq_core.runs.artefact import MANIFEST
 from lavq_core.runs.layout import RunFolder
 from lavq_core.signals.leads import INDEPENDENT_LEADS
 
-CARD, ONNX = "MODEL_CARD.md", "detector.onnx"
+CARD = "MODEL_CARD.md"
 _TELLS_A_PLACE = ("run.command",)  # keys of metrics.json that can hold folders of the machine that trained
 
 
@@ -78,7 +79,7 @@ def export_run(run: RunFolder, folder: Path, with_onnx: bool = True) -> Exported
     try:
         difference = None
         if with_onnx:
-            difference = write_onnx(model.detector, model.classes, model.config.data.sampling_rate, fresh / ONNX)
+            difference = write_onnx(model.detector, model.classes, model.config.data.sampling_rate, fresh)
         shutil.copytree(run.model, fresh / "model")
         keep_pretrained(model.config, RunFolder(fresh))
         _write_config(model, fresh)

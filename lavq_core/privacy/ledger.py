@@ -6,7 +6,10 @@ the hash of its newest line: a file that was cut short or replaced by an older c
 put back together, the head that the server last acknowledged, which it echoes, is missing from the file. In every such
 case the ledger fails closed: ``LedgerError``, and nothing is released.
 
-Epsilon composes over all entries, whatever run or restart they come from.
+Epsilon composes over all entries, whatever run or restart they come from. So it does when the data change: the site's
+operator, and nobody else, may declare new data the successor of those that the ledger knows (``succeed``). That is a
+line of the same chain. From then on every entry counts for every patient: for those who were there before and still are
+that is what they have paid, for those who came or went it is more than that.
 """
 
 from __future__ import annotations
@@ -31,7 +34,14 @@ _SLACK = 1e-6  # relative, of a budget: the same sum in another order is not ano
 
 
 class LedgerError(LavqError):
-    """A ledger that is damaged, not whole, or of other data."""
+    """A ledger that is damaged, not whole, or of other data.
+
+    ``belongs_to`` is the fingerprint of those other data; empty where something else is wrong.
+    """
+
+    def __init__(self, message: str, belongs_to: str = "") -> None:
+        super().__init__(message)
+        self.belongs_to = belongs_to
 
 
 class BudgetSpent(LavqError):  # noqa: N818 - the name is what the federation is told
@@ -47,6 +57,8 @@ class Entry:
     mechanisms: list[Mechanism]
     outputs: list[str] = field(default_factory=list)  # sha256 of each tensor that may leave, see ``guard``
     public: dict[str, float] = field(default_factory=dict)  # released numbers that later rounds use again
+    question: str = ""  # sha256 of what the round was asked, and of the reply as it was kept: see ``kept_reply``
+    reply: str = ""
 
 
 class Ledger:
@@ -54,7 +66,7 @@ class Ledger:
 
     Args:
         path: the file; made with the first entry.
-        data: fingerprint of the site's data.
+        data: fingerprint of the site's data, or of data that they were declared the successor of.
         epsilon_max, delta: the site's own budget, which nothing that a server sends can change.
 
     Raises:
@@ -73,7 +85,8 @@ class Ledger:
     @property
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
-        return [_entry(json.loads(line)) for line in self._lines[1:]]
+        stored = [json.loads(line) for line in self._lines[1:]]
+        return [_entry(line) for line in stored if "successor" not in line]
 
     def epsilon(self, further: Sequence[Mechanism] = ()) -> float:
         """Return what all entries cost together, and ``further`` mechanisms with them."""
@@ -112,13 +125,33 @@ class Ledger:
         with FileLock(f"{self.path}.lock"):
             self._lines = self._verified()
             self.require(entry.mechanisms)
-            lines = self._lines or [_line({"version": _VERSION, "data": self.data, "nonce": secrets.token_hex(16)})]
-            # The nonce keeps a head from telling anything: without it a guess of the entry could be confirmed.
-            about = {"previous": _hash(lines[-1]), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-            lines = [*lines, _line({**asdict(entry), **about, "nonce": secrets.token_hex(16)})]
-            write_atomic(self.path, "".join(f"{line}\n" for line in lines))
-            write_atomic(self._head_file, f"{_hash(lines[-1])}\n")
-            self._lines = lines
+            self._append(asdict(entry))
+
+    def succeed(self, data: str) -> None:
+        """Enter that other data are the successor of the ledger's; this ledger is then theirs.
+
+        Only the site's operator may say so (``lavq site ledger``): no code that a server can call does.
+
+        Raises:
+            LedgerError: nothing was released yet, so that there is nothing to go on from; or the ledger is damaged.
+        """
+        with FileLock(f"{self.path}.lock"):
+            self._lines = self._verified()
+            if not self._lines:
+                raise LedgerError(f"there is no privacy ledger {self.path}: nothing was released, and none is needed")
+            if data not in self._known(self._lines):
+                self._append({"successor": data})
+        self.data = data
+
+    def _append(self, content: Mapping[str, Any]) -> None:
+        """Chain one more line; the caller holds the lock."""
+        lines = self._lines or [_line({"version": _VERSION, "data": self.data, "nonce": secrets.token_hex(16)})]
+        # The nonce keeps a head from telling anything: without it a guess of the entry could be confirmed.
+        about = {"previous": _hash(lines[-1]), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        lines = [*lines, _line({**content, **about, "nonce": secrets.token_hex(16)})]
+        write_atomic(self.path, "".join(f"{line}\n" for line in lines))
+        write_atomic(self._head_file, f"{_hash(lines[-1])}\n")
+        self._lines = lines
 
     @property
     def _head_file(self) -> Path:
@@ -138,6 +171,7 @@ class Ledger:
         if lines.pop() != "" or len(lines) < 2:
             raise self._broken("its last line is not whole")
         self._check_chain(lines)
+        self._check_data(lines)
         # Killed between the two writes, a ledger is one entry ahead of its head; it is never behind.
         if head != _hash(lines[-1]) and not (head == _hash(lines[-2]) or (not head and len(lines) == 2)):
             raise self._broken("it is not the newest copy")
@@ -148,15 +182,31 @@ class Ledger:
             first, *rest = (json.loads(line) for line in lines)
             if first["version"] != _VERSION:
                 raise self._broken("another version of lavq wrote it")
-            known = first["data"]
             for before, entry in zip(lines, rest, strict=False):
                 if entry["previous"] != _hash(before):
                     raise self._broken("a line was changed or taken out")
-                _entry(entry)
+                if "successor" not in entry:
+                    _entry(entry)
+            self._known(lines)
         except (ValueError, KeyError, TypeError):
             raise self._broken("a line cannot be read") from None
-        if known != self.data:
-            raise self._broken("it belongs to other data, whose patients may be the same")
+
+    def _check_data(self, lines: Sequence[str]) -> None:
+        known = self._known(lines)
+        if self.data not in known:
+            raise LedgerError(
+                f"the privacy ledger {self.path} belongs to other data (fingerprint {known[-1]}) than these "
+                f"(fingerprint {self.data}), and patients may be in both: nothing is released. If these are the same "
+                "with records added, corrected or taken out, the site's operator says so: lavq site ledger FOLDER "
+                f"--successor-of {known[-1]}",
+                belongs_to=known[-1],
+            )
+
+    @staticmethod
+    def _known(lines: Sequence[str]) -> list[str]:
+        """Fingerprints of the data whose ledger this is: the first, and those that were declared its successors."""
+        first, *rest = (json.loads(line) for line in lines)
+        return [first["data"], *(line["successor"] for line in rest if "successor" in line)]
 
     def _broken(self, why: str) -> LedgerError:
         return LedgerError(
@@ -167,7 +217,8 @@ class Ledger:
 
 def _entry(stored: Mapping[str, Any]) -> Entry:
     mechanisms = [Mechanism(**item) for item in stored["mechanisms"]]
-    return Entry(stored["run"], stored["round"], mechanisms, stored["outputs"], stored["public"])
+    kept = (stored.get("question", ""), stored.get("reply", ""))  # ledgers of earlier versions go on without
+    return Entry(stored["run"], stored["round"], mechanisms, stored["outputs"], stored["public"], *kept)
 
 
 def _line(content: Mapping[str, Any]) -> str:

@@ -41,6 +41,11 @@ class SiteFolder:
         return self.root / "privacy" / "ledger.jsonl"
 
     @property
+    def pretrained(self) -> RunFolder:
+        """In a deployment: the site's own copy of the network that ``detector.pretrained`` asks for."""
+        return RunFolder(self.root / "pretrained")
+
+    @property
     def accepted(self) -> RunFolder:
         """In a deployment: the last shared model that the site evaluated, as a run folder, for its own use."""
         return RunFolder(self.root / "accepted")
@@ -177,6 +182,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a report from its readers
         Path(temporary).replace(path)
+        _sync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Write a folder's own list of files to the disk: until then a power cut would bring a replaced file back."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -32,12 +32,15 @@ class FeatureUpdate:
 
     @property
     def examples(self) -> int:
-        """The weight of the average, which leaves: patients, at least one as noise may leave none."""
-        return max(1, round(self.size))
+        """The weight of the average, which leaves."""
+        return examples_of(self.size)
 
 
 Further = Callable[[Plan, float], Parts]
 """Whatever else a private round releases: by plan and released size, what leaves."""
+
+Pay = Callable[[Entry, "FeatureUpdate"], None]
+"""Puts a round's entry into the ledger, with the update beside it."""
 
 
 def feature_round(
@@ -48,6 +51,7 @@ def feature_round(
     ledger: Ledger | None,
     further: Further | None = None,
     watch: Watch | None = None,
+    pay: Pay | None = None,
 ) -> FeatureUpdate:
     """Train one round in place.
 
@@ -59,6 +63,7 @@ def feature_round(
         ledger: the site's; None where training is not private.
         further: releases whose mechanisms the plan has for this round; they are in the same entry.
         watch: an auditor's, see ``train_head``.
+        pay: writes the entry; ``ledger.write`` by itself where it is left out.
 
     Raises:
         ConfigError: training is private and there is no ledger.
@@ -72,16 +77,32 @@ def feature_round(
         return _released(model, items, config, place, size, 0.0, watch)
     require_delta(items.patients, config.privacy.delta)
     plan, run = make_plan(config, place.rounds), Path(config.run.dir).name
-    sizes = [entry.public["size"] for entry in ledger.entries if entry.run == run and "size" in entry.public]
+    sizes = released_sizes(ledger, run)
     mechanisms = plan.of_round(place.number, sized=bool(sizes))
     ledger.require(mechanisms)
     size = sizes[0] if sizes else released_size(items, plan.size.noise_multiplier)
     noise = (plan.centre if place.number == 1 else plan.detector).noise_multiplier
     others = further(plan, size) if further else {}
     update = _released(model, items, config, place, size, noise, watch)
-    outputs = digests({"detector": update.detector, **others})
-    ledger.write(Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size}))
+    # Of the detector only what this round's mechanism made: the guard lets the rest pass if it is as it came.
+    made = "centre" if place.number == 1 else "head.weight"
+    outputs = digests({"detector": {made: update.detector[made]}, **others})
+    entry = Entry(run, place.number, mechanisms, outputs, {} if sizes else {"size": size})
+    if pay is None:
+        ledger.write(entry)
+    else:
+        pay(entry, update)
     return update
+
+
+def released_sizes(ledger: Ledger, run: str) -> list[float]:
+    """Return the number of patients that a run has released at this site: one, or none yet."""
+    return [entry.public["size"] for entry in ledger.entries if entry.run == run and "size" in entry.public]
+
+
+def examples_of(size: float) -> int:
+    """Whole patients of a released number; at least one, as noise may leave none."""
+    return max(1, round(size))
 
 
 def require_delta(patients: int, delta: float) -> None:

@@ -12,6 +12,7 @@ from lavq_core.models.beat_judge import BeatJudge
 from lavq_core.models.codebook import CodebookState, no_statistics
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
+from lavq_core.privacy.guard import Parts
 from lavq_core.privacy.noise import secret_generator
 from lavq_core.privacy.plan import Plan
 from lavq_core.settings import Config
@@ -45,6 +46,7 @@ class SeparatorRelease:
     statistics: dict[str, Tensor]  # leave
     codes: Tensor  # stay on site
     kept: dict[str, Tensor]  # stay on site: what the next round goes on from
+    made: Parts  # what of the leaving parts the round's mechanisms made; a buffer of a network is none of it
 
     def parts(self) -> dict[str, Mapping[str, Tensor]]:
         """What leaves, by part of the reply."""
@@ -80,7 +82,7 @@ def separator_round(
     config, own = site.config, plan.separator_in(place.number)
     if own is None:
         nothing = no_statistics(config.codebook, beat_tokens(config))
-        return SeparatorRelease(networks.shared(config.federation.share), nothing, codebook["codes"], dict(kept))
+        return SeparatorRelease(networks.shared(config.federation.share), nothing, codebook["codes"], dict(kept), {})
     steps, before = config.separator_training.steps, own.before
     trainer = (make_trainer or PrivateSeparatorTrainer)(
         networks,
@@ -100,4 +102,6 @@ def separator_round(
         networks, trainer.codes, site.beats, owner, config, own.counts.noise_multiplier, size, watch
     )
     leaving = {name: value.clone() for name, value in networks.shared(config.federation.share).items()}
-    return SeparatorRelease(leaving, statistics, trainer.codes, trainer.keep())
+    trained = {name: leaving[name] for name, _ in networks.named_parameters() if name in leaving}
+    made = {"networks": trained, "codebook": statistics}
+    return SeparatorRelease(leaving, statistics, trainer.codes, trainer.keep(), made)

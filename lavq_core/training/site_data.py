@@ -83,9 +83,8 @@ class SiteData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Key of the site's share of the data: sha256 of the database's fingerprint and of the rows."""
-        rows = np.sort(self.positions).astype("<i8").tobytes()
-        return hashlib.sha256(self.database.fingerprint.encode() + rows).hexdigest()
+        """Key of the site's share of the data, see ``fingerprint_of``."""
+        return fingerprint_of(self.database, self.positions)
 
     @cached_property
     def beats(self) -> GuidedBeats:
@@ -154,3 +153,9 @@ def database_scores(detector: Detector, database: Database, positions: np.ndarra
         return detector.scores(database.described(positions, detector.network)).numpy()
     described = database.described(positions) if isinstance(detector, CombinedDetector) else None
     return predict(detector, database.signals(positions), described=described).numpy()
+
+
+def fingerprint_of(database: Database, positions: np.ndarray) -> str:
+    """Return the key of a share of a database: sha256 of the database's fingerprint and of the rows."""
+    rows = np.sort(positions).astype("<i8").tobytes()
+    return hashlib.sha256(database.fingerprint.encode() + rows).hexdigest()

@@ -19,27 +19,26 @@ from pathlib import Path
 
 import torch
 
-from lavq_core.data.labels import SUPERCLASSES
+from lavq_core.config import figure_settings
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
 from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
-from lavq_core.models.prior import available_diseases, draw_statements
 from lavq_core.models.stored import StateDict, load_start, save_private, shared_detector
-from lavq_core.models.twins import request_twins
 from lavq_core.privacy.guard import Parts
-from lavq_core.privacy.ledger import Ledger
+from lavq_core.privacy.kept_reply import KeptReply, question
+from lavq_core.privacy.ledger import Entry, Ledger
 from lavq_core.privacy.plan import Plan
-from lavq_core.text.statements import named
 from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.device import pick_device
-from lavq_core.training.feature_round import feature_round
+from lavq_core.training.feature_round import FeatureUpdate, examples_of, feature_round, released_sizes
 from lavq_core.training.local_steps import Round, rounds_before, train_in_round
 from lavq_core.training.private_round import SeparatorRelease, separator_round
 from lavq_core.training.separator_training import SeparatorTrainer
 from lavq_core.training.site_data import SiteData
+from lavq_core.training.training_twins import training_twins
 
 
 @dataclass
@@ -62,6 +61,7 @@ class SiteUpdate:
     statistics: StateDict  # leaves: counts, sums, prior, requests
     examples: int  # leaves: training records, or patients of a features detector; the weight of the average
     measured: dict[str, float]  # stays on site
+    again: bool = False  # nothing was trained: it is what left before, see ``lavq_core.privacy.kept_reply``
 
 
 @dataclass(frozen=True)
@@ -174,46 +174,60 @@ def _train_detector(site: SiteData, start: _Start, twins: LabelledEcgs | None, g
 def _private_round(site: SiteData, private_model: Path, start: _Start, ledger: Ledger | None) -> SiteUpdate:
     """Train one round privately, on the CPU: separator, codebook and detector, in one entry of the ledger.
 
-    Twins are not trained on: a detector of fixed features sees records alone.
+    Twins are not trained on: a detector of fixed features sees records alone. A round that was paid for and is asked
+    once more, is answered as it was.
     """
     networks, model, place = start.networks.cpu(), start.detector.cpu(), start.place
     assert isinstance(model, FeatureDetector)  # ``settings_check`` refuses any other
+    asked = _question(site, start)
+    if ledger is not None and (again := _answered_before(site, private_model, start, ledger, asked)):
+        return again
     released: list[SeparatorRelease] = []
 
     def separator(plan: Plan, size: float) -> Parts:
         released.append(separator_round(site, networks, start.shared.codebook, model, plan, size, place, start.kept))
         # What no mechanism made is not entered: the guard then lets it pass only where everybody knows it.
-        return released[0].parts() if plan.separator_in(place.number) else {}
+        return released[0].made
 
-    update = feature_round(model, site.described, site.config, place, ledger, separator)
+    def pay(entry: Entry, update: FeatureUpdate) -> None:
+        assert ledger is not None  # else there is no entry
+        done = released[0]
+        own = {name: value for name, value in networks.state_dict().items() if name not in done.networks}
+        parts = {"detector": update.detector, **done.parts(), "own": own, "kept": done.kept}
+        KeptReply(ledger).pay(entry, asked, parts)
+
+    update = feature_round(model, site.described, site.config, place, ledger, separator, pay=pay)
     done = released[0]
     save_private(private_model, networks, place.number, done.kept)
     measured = {"detector_loss": update.loss, "twins": 0.0}
     return SiteUpdate(dict(update.detector), dict(done.networks), {}, done.statistics, update.examples, measured)
 
 
-def training_twins(
-    site: SiteData, networks: Networks, codes: torch.Tensor, known: torch.Tensor, generator: torch.Generator
-) -> LabelledEcgs | None:
-    """Twins of the site's NORM-only training records, diseases in equal shares; None when there is nothing to make.
+def _question(site: SiteData, start: _Start) -> str:
+    """Hash all that an answer to this round depends on, but for earlier rounds and noise."""
+    shared, place, settings = start.shared, start.place, figure_settings(site.config)
+    broadcast = {"detector": shared.detector, "codebook": shared.codebook, "networks": shared.networks}
+    about = {"round": place.number, "rounds": place.rounds, "data": site.fingerprint, "settings": settings}
+    return question(about, broadcast)
 
-    Args:
-        site: whose patients.
-        networks: in eval mode.
-        codes: ``(K, D)``.
-        known: ``(C, S)`` counts of statements: the diseases that the federation has seen, this site or not.
-        generator: CPU generator.
+
+def _answered_before(
+    site: SiteData, private_model: Path, start: _Start, ledger: Ledger, asked: str
+) -> SiteUpdate | None:
+    """Return the update of this very round as it was paid for, and put the site where it was then; None without one.
+
+    Raises:
+        LedgerError: it was changed since.
     """
-    config, patients = site.config, site.healthy
-    diseases = available_diseases(known)
-    if len(patients) * config.twins.per_record == 0 or len(diseases) == 0:
+    run, number = Path(site.config.run.dir).name, start.place.number
+    parts = KeptReply(ledger).find(run, number, asked)
+    if parts is None:
         return None
-    rows = torch.arange(len(patients)).repeat(config.twins.per_record)
-    classes = diseases[torch.randperm(len(rows), generator=generator) % len(diseases)]
-    wanted = named(draw_statements(known, classes, generator))
-    made = request_twins(networks, codes, patients.take(rows), wanted, config, config.twins.strength, generator)
-    y = torch.nn.functional.one_hot(classes, len(SUPERCLASSES)).float()
-    return LabelledEcgs(made.signal, y, torch.full((len(rows),), config.twins.weight))
+    networks = parts.get("networks", {})
+    start.networks.load_state_dict({**parts.get("own", {}), **networks})
+    save_private(private_model, start.networks, number, parts.get("kept", {}))
+    examples = examples_of(released_sizes(ledger, run)[0])
+    return SiteUpdate(parts["detector"], networks, {}, parts["codebook"], examples, {}, again=True)
 
 
 def site_seed(seed: int, site: str, number: int) -> int:

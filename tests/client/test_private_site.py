@@ -69,26 +69,6 @@ def test_a_reply_is_noised_constant_or_public_and_names_its_ledger(site: Any, fo
     assert not update.detector["head.weight"].any()
 
 
-def test_the_ledger_is_on_the_disk_before_the_reply_is_made(
-    site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed in between, the site has paid; trained again, it pays again and draws other noise."""
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(client.app, "check_reply", killed)
-    with pytest.raises(KeyboardInterrupt):
-        site.train()
-    monkeypatch.undo()
-    paid = ledger_of(folder)
-    assert [entry["round"] for entry in paid] == [1]
-    site.train()
-    again = ledger_of(folder)
-    assert [entry["round"] for entry in again] == [1, 1]
-    assert again[0]["outputs"] != again[1]["outputs"]
-
-
 @pytest.mark.parametrize(("full_for", "paid"), [("ledger", 1), ("its head", 2)])
 def test_a_disk_that_is_full_when_the_ledger_is_written_lets_nothing_out_and_spoils_nothing(
     site: Any, folder: SiteFolder, monkeypatch: pytest.MonkeyPatch, full_for: str, paid: int
@@ -110,13 +90,17 @@ def test_a_disk_that_is_full_when_the_ledger_is_written_lets_nothing_out_and_spo
     monkeypatch.undo()
     assert len(ledger_of(folder)) == paid  # killed between the two it has paid for nothing; never the reverse
     assert site.train(2, 3).has_content()
-    assert len(ledger_of(folder)) == paid + 1
+    assert len(ledger_of(folder)) == 2  # what was paid for and never sent is sent now
     assert {path.name for path in folder.ledger.parent.glob(".*")} == set()  # no half-written file is left
 
 
-def test_the_same_round_twice_draws_other_noise(site: Any) -> None:
-    first, second = (states(site.train().content)["detector"]["centre"] for _ in range(2))
+def test_the_same_run_of_another_name_draws_other_noise(hospital: Make, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+    sites = [hospital(0, *PRIVATE, f"run.dir='{run}'") for run in runs]
+    first, second = (states(site.train().content)["detector"]["centre"] for site in sites)
     assert not (first == second).all()
+    costs = [[entry["mechanisms"] for entry in ledger_of(RunFolder(run).site("client-0"))] for run in runs]
+    assert costs[0] == costs[1]
 
 
 def test_the_number_of_patients_is_noised_once_and_kept(site: Any, folder: SiteFolder) -> None:
@@ -161,7 +145,7 @@ def test_an_older_ledger_is_unmasked_by_the_head_that_the_server_echoes(site: An
     kept: dict[Path, bytes] = {}
     for number in (1, 2):
         content = site.train(number, 3).content
-        kept = kept or {path: path.read_bytes() for path in folder.ledger.parent.iterdir() if path.suffix != ".lock"}
+        kept = kept or {path: path.read_bytes() for path in folder.ledger.parent.glob("ledger.jsonl*")}
         taken_over(site, content)
     head = str(content["ledger"]["head"])
     for path, old in kept.items():
@@ -212,3 +196,23 @@ def test_the_true_number_of_patients_is_kept_in(site: Any, monkeypatch: pytest.M
     real = client.app.train_round
     monkeypatch.setattr(client.app, "train_round", lambda *args: replace(real(*args), examples=10**6))
     assert refusal(site.train()) == "LeavingRefused"
+
+
+def test_a_buffer_of_the_detector_that_data_have_fed_is_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As BatchNorm's: it is in the state dict that is sent, and no mechanism made it."""
+    real = feature_round._released
+
+    def fed(model: Any, items: Any, *more: Any) -> Any:
+        update = real(model, items, *more)
+        return replace(update, detector={**update.detector, "running_mean": items.x.mean(dim=0)})
+
+    monkeypatch.setattr(feature_round, "_released", fed)
+    assert refusal(site.train()) == "LeavingRefused"
+
+
+@pytest.mark.parametrize("name", ["loss", "macro_auc", "class_counts"])
+def test_a_measure_in_the_clear_is_kept_in(site: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = client.app.MetricRecord
+    monkeypatch.setattr(client.app, "MetricRecord", lambda given: real({**given, name: 0.31}))
+    assert refusal(site.train()) == "PolicyError"
+    assert refusal(site.evaluate()) == "PolicyError"

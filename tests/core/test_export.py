@@ -14,18 +14,25 @@ import pytest
 import torch
 
 from lavq_core.config import compose, load_config, save_config
+from lavq_core.data.database import Database
 from lavq_core.data.labels import SUPERCLASSES
 from lavq_core.errors import LavqError
 from lavq_core.export import onnx_detector
-from lavq_core.export.package import CARD, ONNX, export_run
+from lavq_core.export.onnx_graphs import graph_of
+from lavq_core.export.package import CARD, export_run
 from lavq_core.models.calibration import Calibration, detector_digest
 from lavq_core.models.detector import build_detector
+from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import make_networks
+from lavq_core.models.pretrained import keep_pretrained, weights_sha256
 from lavq_core.models.stored import load_networks, load_shared_model
 from lavq_core.runs.artefact import MANIFEST, save_artefact
 from lavq_core.runs.layout import RunFolder
+from lavq_core.signals.description import SIZE, VERSION, describe
 from lavq_core.training.detector_training import predict
+from tests.networks_on_disk import network_run, private_with
 
+ONNX, HEAD = "detector.onnx", "detector_head.onnx"
 SMALL = ["detector.width=8", "detector.blocks=2", "separator.width=16", "separator.blocks=1", "codebook.size=6"]
 FIGURES: dict[str, Any] = {
     "run.command": "lavq run --data /hospital/mustermann",
@@ -127,9 +134,9 @@ def test_onnx_answers_as_the_detector_at_any_length(run: RunFolder, tmp_path: Pa
 def test_an_onnx_that_answers_otherwise_is_not_exported(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = build_detector(compose(SMALL).detector, 100, 7).eval()
+    other = graph_of(build_detector(compose(SMALL).detector, 100, 7).eval(), 100)
     convert = onnx_detector._convert
-    monkeypatch.setattr(onnx_detector, "_convert", lambda detector, rate: convert(other, rate))
+    monkeypatch.setattr(onnx_detector, "_convert", lambda _: convert(other))
     with pytest.raises(LavqError, match="differs from the original by"):
         export_run(run, tmp_path / "package")
     assert [path.name for path in tmp_path.iterdir()] == [run.root.name]
@@ -165,18 +172,80 @@ def test_a_changed_model_and_a_folder_that_is_taken_are_refused(run: RunFolder, 
     assert [path.name for path in taken.iterdir()] == ["mine"]
 
 
-def test_a_private_detector_is_exported_without_onnx_and_needs_all_leads(tmp_path: Path) -> None:
-    """Its description of an ECG is computed outside the network, and it was trained without blank leads."""
-    config, run = compose(["privacy=eps8"]), RunFolder(tmp_path / "private")
-    save_config(config, run.config)
-    codebook = {"codes": torch.zeros(6, 32), "requests": torch.zeros(5, 44)}
-    parts = {"detector": build_detector(config.detector, 100, 0).state_dict(), "codebook": codebook}
-    save_artefact(run.model, parts, {"classes": list(SUPERCLASSES)})
+def test_a_private_detector_is_exported_and_needs_all_leads(tmp_path: Path) -> None:
+    """It was trained without blank leads."""
+    run = private_run(tmp_path, "privacy=eps8")
     assert load_shared_model(run).most_blank == 0
-    with pytest.raises(LavqError, match="describes ECGs outside the network: export with --no-onnx"):
-        export_run(run, tmp_path / "package")
-    assert not (tmp_path / "package").exists()
     card = (export_run(run, tmp_path / "package", with_onnx=False).folder / CARD).read_text()
     assert "linear head on a fixed description" in card
     assert "no lead dropout: all leads are needed" in card
     assert "none: twins need a site's own" in card
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_the_onnx_of_a_features_detector_begins_at_the_description(
+    tmp_path: Path, sample_database: Database, pretrained: bool
+) -> None:
+    """R peaks and median beats are found by no graph; the file says which description it takes."""
+    network = network_run(tmp_path / "network")
+    run = private_run(tmp_path, *(private_with(network) if pretrained else ["privacy=eps8"]))
+    made = export_run(run, tmp_path / "package")
+    assert made.onnx_difference is not None
+    assert made.onnx_difference < 1e-5
+    assert HEAD in made.files
+    assert ONNX not in made.files
+    session = onnxruntime.InferenceSession(made.folder / HEAD)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["description_version"] == str(VERSION)
+    assert facts.get("pretrained_sha256", "") == (weights_sha256(network) if pretrained else "")
+    assert json.loads(facts["classes"]) == list(SUPERCLASSES)
+
+    ecgs, detector = sample_database.signals(np.arange(5)), load_shared_model(run).detector
+    assert isinstance(detector, FeatureDetector)
+    described = describe(ecgs.numpy(), 100)
+    if detector.network:
+        described = np.concatenate([described, detector.network.describe(ecgs.numpy())], axis=1)
+    assert facts["description_size"] == str(described.shape[1])
+    answer = session.run(["probability"], {"description": described})[0]
+    np.testing.assert_allclose(answer, predict(detector, ecgs), atol=1e-5)
+    assert np.ptp(answer) > 0.1
+    card = (made.folder / CARD).read_text()
+    assert f"`{HEAD}` takes `description`, float32 (n, {described.shape[1]})" in card
+
+
+def test_the_onnx_of_a_combined_detector_takes_an_ecg_and_its_description(
+    run: RunFolder, tmp_path: Path, sample_database: Database
+) -> None:
+    config = compose([*SMALL, "detector.kind=combined", "detector.hidden=16"])
+    detector = build_detector(config.detector, 100, 0).eval()
+    codebook = {"codes": torch.zeros(6, 32), "requests": torch.zeros(5, 44)}
+    save_config(config, run.config)
+    save_artefact(run.model, {"detector": detector.state_dict(), "codebook": codebook}, {"classes": list(SUPERCLASSES)})
+    run.calibration.unlink()
+    made = export_run(run, tmp_path / "package")
+    assert made.onnx_difference is not None
+    assert made.onnx_difference < 1e-5
+    session = onnxruntime.InferenceSession(made.folder / ONNX)
+    assert session.get_modelmeta().custom_metadata_map["description_version"] == str(VERSION)
+    ecgs = sample_database.signals(np.arange(5))
+    ecgs[3, 6] = 0.0  # a blank lead, which the description does not know
+    answer = session.run(None, {"ecg": ecgs.numpy(), "description": describe(ecgs.numpy(), 100)})[0]
+    np.testing.assert_allclose(answer, predict(detector, ecgs), atol=1e-5)
+    card = (made.folder / CARD).read_text()
+    assert f"`{ONNX}` takes `ecg`, float32 (n, 8, T) in mV at 100 Hz and `description`, float32 (n, {SIZE})" in card
+
+
+def private_run(folder: Path, *overrides: str) -> RunFolder:
+    """A finished run of a features detector with weights that tell ECGs apart."""
+    config, run = compose([*overrides]), RunFolder(folder / "private")
+    detector = build_detector(config.detector, 100, 0)
+    assert isinstance(detector, FeatureDetector)
+    generator = torch.Generator().manual_seed(0)
+    detector.head.weight.data = torch.randn(detector.head.weight.shape, generator=generator)
+    detector.centre.copy_(0.02 * torch.randn(detector.centre.shape, generator=generator))
+    save_config(config, run.config)
+    codebook = {"codes": torch.zeros(6, 32), "requests": torch.zeros(5, 44)}
+    parts = {"detector": detector.state_dict(), "codebook": codebook}
+    save_artefact(run.model, parts, {"classes": list(SUPERCLASSES)})
+    keep_pretrained(config, run)
+    return run

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -181,5 +183,71 @@ def test_no_line_holds_anything_but_the_accounting(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in filled(tmp_path).path.read_text().splitlines()]
     assert set(lines[0]) == {"version", "data", "nonce"}
     assert {key for line in lines[1:] for key in line} == {
-        "run", "round", "mechanisms", "outputs", "public", "previous", "time", "nonce"
+        "run", "round", "mechanisms", "outputs", "public", "question", "reply", "previous", "time", "nonce"
     }  # fmt: skip
+
+
+# --- data that change ------------------------------------------------------------------------------------------------
+
+
+def succeeded(folder: Path, former: str = "data", data: str = "with one patient more") -> Ledger:
+    opened(folder, former).succeed(data)
+    return opened(folder, data)
+
+
+def test_declared_successors_pay_on_and_every_entry_counts_for_everybody(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    later = succeeded(tmp_path)
+    later.write(entry(3))
+    assert later.epsilon() == pytest.approx(epsilon_of([STEP] * 3, DELTA))
+    third = succeeded(tmp_path, "with one patient more", "and a corrected report")
+    assert third.epsilon() == later.epsilon()
+    with pytest.raises(BudgetSpent):
+        opened(tmp_path, "and a corrected report", limit=third.epsilon()).require([STEP])
+    former = opened(tmp_path)  # the data before, put back: nothing of the sum is gone
+    assert former.epsilon() == third.epsilon()
+
+
+def test_nothing_but_a_declaration_lets_other_data_in(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    with pytest.raises(LedgerError, match="--successor-of data") as refused:
+        opened(tmp_path, "with one patient more")
+    assert refused.value.belongs_to == "data"
+    with pytest.raises(LedgerError, match="belongs to other data"):
+        succeeded(tmp_path, former="of another hospital")
+    before = succeeded(tmp_path).path.read_bytes()
+    succeeded(tmp_path)  # said twice it is still one line
+    assert opened(tmp_path).path.read_bytes() == before
+    with pytest.raises(LedgerError, match="belongs to other data"):
+        opened(tmp_path, "with two patients more")
+
+
+def test_where_nothing_was_released_there_is_nothing_to_follow(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="none is needed"):
+        succeeded(tmp_path)
+    assert not opened(tmp_path).path.exists()
+
+
+@pytest.mark.parametrize("edit", ["other fingerprint", "taken out", "cut off"])
+def test_a_declaration_cannot_be_edited_or_taken_back(tmp_path: Path, edit: str) -> None:
+    filled(tmp_path, 2)
+    ledger = succeeded(tmp_path)
+    ledger.write(entry(3))
+    *first, declared, last = ledger.path.read_text().splitlines(keepends=True)
+    others = {
+        "other fingerprint": [declared.replace("one patient", "two patients"), last], "taken out": [last], "cut off": []
+    }  # fmt: skip
+    ledger.path.write_text("".join(first + others[edit]))
+    for data in ("data", "with one patient more", "with two patients more"):
+        with pytest.raises(LedgerError):
+            opened(tmp_path, data)
+
+
+def test_a_ledger_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """Its entries say nothing of questions and kept replies."""
+    old = {"run": "first", "round": 1, "mechanisms": [asdict(STEP)], "outputs": [], "public": {}}
+    lines = [json.dumps({"version": 1, "data": "data", "nonce": "n"})]
+    lines.append(json.dumps({**old, "previous": hashlib.sha256(lines[0].encode()).hexdigest(), "time": "t"}))
+    (tmp_path / "ledger.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    opened(tmp_path).write(entry(2))
+    assert [(e.round, e.reply) for e in opened(tmp_path).entries] == [(1, ""), (2, "")]

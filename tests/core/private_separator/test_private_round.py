@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from lavq_core.models.codebook import code_statistics, initial_codebook, quantise
 from lavq_core.models.detector import build_detector
 from lavq_core.models.networks import beat_tokens, make_networks
-from lavq_core.privacy.guard import LeavingRefused, check_leaving
+from lavq_core.models.stored import load_start
+from lavq_core.privacy.guard import LeavingRefused, check_leaving, digests
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.settings import Config
 from lavq_core.training import private_round
@@ -113,6 +115,22 @@ def test_what_no_mechanism_released_is_caught_at_the_door(
         parts["codebook"]["requests"] = class_weights(data.y).T @ data.statements
     with pytest.raises(LeavingRefused, match="comes from no mechanism"):
         leave(parts, ledger, config)
+
+
+def test_asked_twice_a_site_sends_the_same_and_goes_on_from_the_same(site: SiteData, tmp_path: Path) -> None:
+    """Killed after it paid and before it kept its networks, it has them from the kept reply."""
+    first, _ = play(site, tmp_path, 2)
+    own = load_start(site.config, tmp_path / "private", before=3)
+    shutil.rmtree(tmp_path / "private")
+    again, ledger = play(site, tmp_path, 2)
+    assert again.again
+    assert len(ledger.entries) == 1
+    assert again.examples == first.examples
+    for part, state in parts_of(first).items():
+        assert digests({part: state}) == digests({part: parts_of(again)[part]}), part
+    networks, kept = load_start(site.config, tmp_path / "private", before=3)
+    assert digests({"": networks.state_dict(), "kept": kept}) == digests({"": own[0].state_dict(), "kept": own[1]})
+    assert kept
 
 
 def test_before_its_first_round_the_separator_releases_nothing(site: SiteData, tmp_path: Path) -> None:

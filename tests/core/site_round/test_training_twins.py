@@ -21,10 +21,12 @@ from lavq_core.models.codebook import STATISTICS
 from lavq_core.models.networks import make_networks
 from lavq_core.settings import Config
 from lavq_core.training import site_round
+from lavq_core.training import training_twins as module
 from lavq_core.training.detector_training import LabelledEcgs
 from lavq_core.training.guided import NORM
 from lavq_core.training.site_data import SiteData
-from lavq_core.training.site_round import train_round, training_twins
+from lavq_core.training.site_round import train_round
+from lavq_core.training.training_twins import training_twins
 from tests.core.site_round.rounds import BEATLESS, POSITIONS, S, broadcast, equal, play, seen_in
 
 # --- twins -----------------------------------------------------------------------------------------------------------
@@ -85,13 +87,13 @@ def test_training_twins_are_asked_for_by_statements_of_their_disease(
     site: SiteData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    request = site_round.request_twins
+    request = module.request_twins
 
     def spy(networks, codes, patients, statements, *rest):
         asked.extend(statements)
         return request(networks, codes, patients, statements, *rest)
 
-    monkeypatch.setattr(site_round, "request_twins", spy)
+    monkeypatch.setattr(module, "request_twins", spy)
     twins = made(site, seen_in("STTC", "CD", "HYP"))
     assert twins is not None
     classes = superclass_of(public_statements())
