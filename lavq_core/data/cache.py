@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
+from lavq_core.data.plain_records import read_plain
 from lavq_core.data.ptbxl import Tables
 from lavq_core.data.records import Ecg, read_record
 from lavq_core.errors import DataError
@@ -31,7 +32,7 @@ from lavq_core.signals.quality import DURATION, Quality, Verdict, assess, check_
 FORMAT = 1  # raised whenever packing or the quality gate changes, so that older packs are not found
 MICROVOLTS = 1000.0  # per mV
 _INDEX, _SIGNALS = "index.json", "signals.i16"
-_BATCH = 256  # records judged at a time
+_BATCH = 32  # records read and judged at a time: they stay in the processor's cache
 _SHOW = 500  # records; a bar is shown above, as that takes seconds
 
 _log = logging.getLogger(__name__)
@@ -112,19 +113,17 @@ def _build(place: Path, folder: Path, tables: Tables, sampling_rate: int, progre
     temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     digest = hashlib.sha256(f"{FORMAT} {sampling_rate} {tables.digest}".encode())
     kept: list[int] = []
-    quality: dict[int, Quality] = {}
+    quality = {ecg_id: Quality(Verdict.REJECT, (fault,)) for ecg_id, fault in tables.faults.items()}
     try:
         with (temporary / _SIGNALS).open("wb") as file:
-            for batch in _batches(folder, tables, sampling_rate, quality, progress):
-                signals = np.stack([ecg.signal for _, ecg in batch])  # (m, 12, T)
-                present = np.stack([ecg.present for _, ecg in batch])
+            for ecg_ids, signals, present in _batches(folder, tables, sampling_rate, quality, progress):
                 verdicts = assess(signals, sampling_rate, present)
-                quality.update({ecg_id: verdict for (ecg_id, _), verdict in zip(batch, verdicts, strict=True)})
+                quality.update(zip(ecg_ids, verdicts, strict=True))
                 usable = [i for i, verdict in enumerate(verdicts) if verdict.verdict is not Verdict.REJECT]
-                content = np.rint(to_independent(signals[usable]) * MICROVOLTS).astype("<i2").tobytes()
+                content = np.rint(to_independent(signals)[usable] * MICROVOLTS).astype("<i2").tobytes()
                 digest.update(content)
                 file.write(content)
-                kept += [batch[i][0] for i in usable]
+                kept += [ecg_ids[i] for i in usable]
         ordered = [(int(i), quality[int(i)]) for i in tables.listing.index]
         _require_some(kept, ordered, folder, tables)
         digest.update(np.asarray(kept, dtype="<i8").tobytes())
@@ -144,36 +143,50 @@ def _build(place: Path, folder: Path, tables: Tables, sampling_rate: int, progre
 
 def _batches(
     folder: Path, tables: Tables, sampling_rate: int, quality: dict[int, Quality], progress: bool
-) -> Iterator[list[tuple[int, Ecg]]]:
-    """Read the records in table order; those that cannot be read or stacked go into ``quality`` instead."""
-    batch: list[tuple[int, Ecg]] = []
-    rows = list(tables.listing["file"].items())
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Read the records in table order: of each batch ``ecg_id``s, signals and leads present, see ``_read``."""
+    rows = [(int(str(label)), file) for label, file in tables.listing["file"].items()]
+    rows = [(ecg_id, f"{folder}/{file}") for ecg_id, file in rows if ecg_id not in tables.faults]
     shown = track(
-        rows,
+        range(0, len(rows), _BATCH),
         description="Reading ECGs",
         console=Console(stderr=True),
         disable=not progress or len(rows) <= _SHOW,
     )
-    for label, file in shown:
-        ecg_id = int(str(label))
-        if ecg_id in tables.faults:
-            quality[ecg_id] = Quality(Verdict.REJECT, (tables.faults[ecg_id],))
-            continue
+    for start in shown:
+        yield _read(rows[start : start + _BATCH], sampling_rate, quality)
+
+
+def _read(
+    rows: Sequence[tuple[int, str]], sampling_rate: int, quality: dict[int, Quality]
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Read records, ``ecg_id`` and file; those that cannot be read or stacked go into ``quality`` instead.
+
+    Returns:
+        ``ecg_id``s, signals ``(m, 12, T)`` in mV, and the leads that are present ``(m, 12)`` bool.
+    """
+    signals, plain = read_plain([file for _, file in rows], sampling_rate, round(DURATION * sampling_rate))
+    present = np.ones(signals.shape[:2], dtype=bool)
+    if plain.all():
+        return [ecg_id for ecg_id, _ in rows], signals, present
+    others: dict[int, Ecg] = {}
+    for i in np.flatnonzero(~plain).tolist():
+        ecg_id, file = rows[i]
         try:
-            ecg = read_record(f"{folder}/{file}")
+            ecg = read_record(file)
         except DataError as error:
             quality[ecg_id] = Quality(Verdict.REJECT, (str(error),))
             continue
         form = check_form(ecg.signal.shape[1], ecg.sampling_rate, sampling_rate)
         if form.verdict is Verdict.REJECT:
             quality[ecg_id] = form
-            continue
-        batch.append((ecg_id, ecg))
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        else:
+            others[i] = ecg
+    places = [*np.flatnonzero(plain).tolist(), *others]
+    order = np.argsort(places)
+    signals = np.concatenate([signals, *(ecg.signal[None] for ecg in others.values())])[order]
+    present = np.concatenate([present, *(ecg.present[None] for ecg in others.values())])[order]
+    return [rows[place][0] for place in sorted(places)], signals, present
 
 
 def _require_some(kept: list[int], ordered: list[tuple[int, Quality]], folder: Path, tables: Tables) -> None:

@@ -26,7 +26,7 @@ from lavq_core.signals.leads import (
 )
 
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6, "v": 1e3}  # both micro signs of Unicode
-_NEAR = 0.05  # mV, a residual of Einthoven's law below which leads agree
+NEAR = 0.05  # mV, a residual of Einthoven's law below which leads agree
 _GAIN = 1000  # ADC units per mV of the records that we write, as in PTB-XL: 1 uV a step
 
 
@@ -163,7 +163,7 @@ def _is_turned(signal: np.ndarray, present: np.ndarray) -> bool:
         return False
     expected = derive_limb(signal[0:1], signal[1:2])[row]
     apart, turned = (float(np.abs(sign * signal[row] - expected).max(initial=0.0)) for sign in (1.0, -1.0))
-    return apart > _NEAR >= turned
+    return apart > NEAR >= turned
 
 
 def _scale(name: str, lead: str, unit: str) -> float:

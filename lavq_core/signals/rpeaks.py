@@ -17,11 +17,12 @@ from lavq_core.signals.leads import LEADS, to_independent
 _SLOPE = 0.02  # s, span of the difference that stands for the slope
 _QRS = 0.10  # s, window that gathers one complex's slopes
 _REFRACTORY = 0.25  # s, two beats are further apart (240 per minute)
-_REFINE = 0.06  # s, either side of the steepest place in which the R peak is sought
+REFINE = 0.06  # s, either side of the steepest place in which the R peak is sought
 _BASELINE = 0.6  # s, moving average taken for the baseline
 _BLOCK = 1.5  # s, holds at least one beat at 40 per minute
 _SMALLEST = 0.1  # mV, steepness of a typical beat; 0.88 at least in PTB-XL
 _STANDS_OUT = 1.6  # typical beat over median steepness: in PTB-XL at least 1.86, in noise and sines at most 1.46
+_WALL = 1e30  # mV, higher than any steepness
 _LEVEL = 0.4  # threshold, relative to a typical beat's amplitude
 
 
@@ -43,15 +44,54 @@ def find_r_peaks_batch(signals: np.ndarray, sampling_rate: float) -> list[np.nda
     signals = np.asarray(signals, dtype=np.float32)
     if signals.shape[1] == len(LEADS):
         signals = to_independent(signals)
+    record, place = _candidates(signals, sampling_rate)
+    place = _refined(signals, record, place, sampling_rate)
+    return _by_record(record, place, len(signals))
+
+
+def find_candidates_batch(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
+    """Find where QRS complexes are steepest: as many as R peaks, each at most ``REFINE`` from its own.
+
+    Args:
+        signals: (n, 8, T) in mV.
+        sampling_rate: Hz.
+    """
+    return _by_record(*_candidates(np.asarray(signals, dtype=np.float32), sampling_rate), len(signals))
+
+
+def _candidates(signals: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steepest places of (n, 8, T): record and sample of each (beats,), in this order."""
     envelope = _steepness(signals, sampling_rate)  # (n, T), mV
-    baseline = scipy.ndimage.uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
-    deflection = np.abs(signals - baseline).sum(axis=1)  # (n, T), mV
     typical = _typical_beat(envelope, sampling_rate)  # (n,), mV
     median = np.median(envelope, axis=-1)  # (n,), mV
     beating = (typical > _SMALLEST) & (typical > _STANDS_OUT * median)  # else silence, noise, wander, or NaN
-    rows = zip(envelope, deflection, typical.tolist(), beating, strict=True)
-    nothing = np.empty(0, dtype=np.int64)
-    return [_peaks(e, d, level, sampling_rate) if found else nothing for e, d, level, found in rows]
+    # All records in one row, walls between them: no peak at a wall, none near enough to another record's to hide it.
+    count, samples = envelope.shape
+    apart = _samples(_REFRACTORY, sampling_rate)
+    row = np.full((count, samples + apart), _WALL)
+    row[:, :samples] = envelope
+    least = np.full(row.shape, np.inf)
+    least[beating, :samples] = _LEVEL * typical[beating, None].astype(np.float64)
+    peaks, _ = scipy.signal.find_peaks(row.ravel(), height=least.ravel(), distance=apart)
+    record, place = np.divmod(peaks, samples + apart)
+    return record, place
+
+
+def _refined(signals: np.ndarray, record: np.ndarray, place: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """Where near each steepest place (beats,) the leads are farthest from their baselines: (beats,)."""
+    baseline = scipy.ndimage.uniform_filter1d(signals, _samples(_BASELINE, sampling_rate), axis=-1, mode="nearest")
+    deflection = np.abs(signals - baseline).sum(axis=1)  # (n, T), mV
+    reach = _samples(REFINE, sampling_rate)
+    near = np.clip(place[:, None] + np.arange(-reach, reach + 1), 0, signals.shape[-1] - 1)  # (beats, window)
+    farthest = deflection[record[:, None], near].argmax(axis=1)
+    return np.asarray(near[np.arange(len(near)), farthest])
+
+
+def _by_record(record: np.ndarray, place: np.ndarray, count: int) -> list[np.ndarray]:
+    """Share samples out among ``count`` records, ascending and each once."""
+    if count == 0:
+        return []
+    return [np.unique(own) for own in np.split(place, np.searchsorted(record, np.arange(1, count)))]
 
 
 def _steepness(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -69,15 +109,6 @@ def _typical_beat(envelope: np.ndarray, sampling_rate: float) -> np.ndarray:
     count = envelope.shape[-1] // window
     blocks = envelope[:, : count * window].reshape(len(envelope), count, window)
     return np.median(blocks.max(axis=-1), axis=-1)
-
-
-def _peaks(envelope: np.ndarray, deflection: np.ndarray, typical: float, sampling_rate: float) -> np.ndarray:
-    """Peaks of one record: ``envelope`` and ``deflection`` are (T,)."""
-    apart = _samples(_REFRACTORY, sampling_rate)
-    candidates, _ = scipy.signal.find_peaks(envelope, height=_LEVEL * typical, distance=apart)
-    reach = _samples(_REFINE, sampling_rate)
-    near = np.clip(candidates[:, None] + np.arange(-reach, reach + 1), 0, len(deflection) - 1)  # (beats, window)
-    return np.unique(near[np.arange(len(near)), deflection[near].argmax(axis=1)])
 
 
 def _samples(seconds: float, sampling_rate: float) -> int:

@@ -21,7 +21,7 @@ from simulations.benchmarks.plain_gate import judge
 from simulations.benchmarks.setting import Setting, close, generator
 
 _BATCH = 64
-_JUDGED = 256  # records that packing judges at a time
+_JUDGED = 32  # records that packing judges at a time
 
 
 def batches(setting: Setting) -> Pair:
@@ -85,7 +85,7 @@ def packing(setting: Setting) -> Pair:
 
 
 def gate(setting: Setting) -> Pair:
-    """The quality gate on records in memory, 256 at a time; the reference judges them one by one."""
+    """The quality gate on records in memory, 32 at a time; the reference judges them one by one."""
     signals, rate = _twelve_leads(setting, setting.many(256, 8)), setting.database.sampling_rate
     few = signals[: setting.many(64, 8)]
 

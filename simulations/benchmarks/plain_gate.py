@@ -48,7 +48,7 @@ def judge(signal: np.ndarray, sampling_rate: float) -> Quality:
         other = max(float(np.ptp(x)) for x in leads.values()) > OTHER_UNIT
         hint = ", as of microvolts given as millivolts" if other else ""
         (rejections if largest > IMPOSSIBLE else flags).append(f"amplitude {largest:.1f} mV{hint}")
-    residual = float(einthoven_residual(signal))
+    residual = np.float32(einthoven_residual(signal))
     if not residual <= RESIDUAL and not holes:
         size = f"{1000 * residual:.0f} uV" if np.isfinite(residual) else "NaN"
         flags.append(f"limb leads break Einthoven's law by {size}")

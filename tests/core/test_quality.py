@@ -8,6 +8,7 @@ import pytest
 from lavq_core.data.records import read_record
 from lavq_core.signals.leads import LEADS
 from lavq_core.signals.quality import Quality, Verdict, assess, check_form
+from simulations.benchmarks.plain_gate import judge as judge_plainly
 
 V2 = LEADS.index("V2")
 
@@ -32,6 +33,38 @@ def test_a_batch_judges_each_record_alone(good: np.ndarray) -> None:
     silent = np.zeros_like(good)
     verdicts = [quality.verdict for quality in assess(np.stack([good, silent, good]), 100)]
     assert verdicts == [Verdict.ACCEPT, Verdict.REJECT, Verdict.ACCEPT]
+
+
+def test_records_together_are_judged_as_one_by_one_and_lead_by_lead(sample: Path) -> None:
+    """Real records, and each of them disturbed in a way of its own; the plain gate knows no batch."""
+    headers = sorted((sample / "records100").rglob("*.hea"))[::6]
+    signals = np.stack([read_record(header).signal for header in headers])
+    rng = np.random.default_rng(0)
+    disturbed = signals.copy()
+    for number, signal in enumerate(disturbed):
+        lead, start, stop = rng.integers(12), *np.sort(rng.integers(0, 1000, 2))
+        match number % 8:
+            case 0:
+                signal[lead, start:stop] = signal[lead, start]  # off for a while
+            case 1:
+                signal *= rng.choice([0.002, 2.0, 6.0, 1000.0])
+            case 2:
+                np.clip(signal, -0.3 * rng.random(), 0.5 + rng.random(), out=signal)
+            case 3:
+                signal[lead, start] = rng.choice([np.nan, np.inf, -np.inf, 7.0, -12.0])
+            case 4:
+                signal[lead] = rng.choice([0.0, 0.3])
+            case 5:
+                signal[:] = rng.normal(size=signal.shape) * rng.choice([1e-5, 0.1, 3.0])
+            case 6:
+                signal[lead] *= -1
+            case _:
+                signal[:, start:stop] = 0.0
+    both = np.concatenate([signals, disturbed])
+    expected = [judge_plainly(signal, 100) for signal in both]
+    assert assess(both, 100) == expected
+    assert [judge(signal) for signal in both] == expected
+    assert len({reason.split()[0] for quality in expected for reason in quality.reasons}) >= 7
 
 
 def test_no_records_no_verdicts() -> None:

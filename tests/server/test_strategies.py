@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from flwr.serverapp.strategy import FedAvg, FedTrimmedAvg, Strategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
@@ -14,7 +18,7 @@ from lavq_core.models.codebook import STATISTICS
 from lavq_core.settings import STRATEGIES, DetectorTrainingConfig, FederationConfig
 from server.aggregation import Aggregator
 from server.model import SharedModel, SiteUpdate, State
-from server.strategies import combine
+from server.strategies import average, combine
 
 N = 7
 
@@ -175,3 +179,24 @@ def test_moments_are_averaged_with_the_weights_and_picked_with_them() -> None:
 def test_a_strategy_that_is_unknown_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown strategy"):
         combined("fedsgd", drawn(0), [drawn(1)])
+
+
+def network(seed: int) -> State:
+    """Tensors of two dtypes, one of them without dimensions and one without numbers."""
+    g = rng(seed)
+    shapes = {"a": (4, 3, 5), "b": (), "c": (7,), "d": (0,), "e": (2, 2)}
+    return {
+        name: torch.randn(shape, generator=g, dtype=torch.float64 if name == "c" else torch.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("rule", [FedAvg, partial(FedTrimmedAvg, beta=0.2)])
+def test_joined_weights_are_aggregated_as_each_alone_to_the_last_bit(rule: Callable[[], Strategy]) -> None:
+    states, examples = [network(i) for i in range(5)], [3.0, 1.0, 4.0, 1.5, 9.0]
+    merged = average(states, examples, 1, rule())
+    for name, value in states[0].items():
+        if value.numel() > 1:  # NumPy adds up a lone number's trimmed mean in another order
+            alone = average([{name: state[name]} for state in states], examples, 1, rule())[name]
+            assert torch.equal(merged[name], alone)
+        assert (merged[name].dtype, merged[name].shape) == (value.dtype, value.shape)
