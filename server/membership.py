@@ -37,7 +37,7 @@ class Membership:
     _names: dict[int, str] = field(default_factory=dict)  # of every node that ever said one
     _silent: set[int] = field(default_factory=set)  # asked, have not answered: a late answer is as good
     _sites: dict[int, str] = field(default_factory=dict)  # connected now, by node id
-    _refused: set[int] = field(default_factory=set)  # nodes whose name another node has
+    _refused: set[int] = field(default_factory=set)  # nodes whose name is another node's
     _seen: set[str] = field(default_factory=set)  # sites that have ever taken part
     _registered: dict[int, str] = field(init=False)  # by node, as far as it is known
 
