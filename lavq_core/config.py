@@ -31,7 +31,7 @@ from lavq_core.settings_check import check
 
 _NO_FIGURE = (
     "run.dir", "run.resume", "run.tensorboard", "data.cache_dir", "detector.pretrained", "detector.start",
-    "federation.join_timeout", "federation.round_timeout", "federation.retries",
+    "federation.join_timeout", "federation.round_timeout", "federation.retries", "federation.nodes",
 )  # fmt: skip
 
 _GROUPS = ("preset", "privacy")  # folders of ``configs``, each of which an override may choose from

@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 
 from lavq_core.runs.events import EventLog
 from lavq_core.settings import FederationConfig
+from server.deployment.folders import read_nodes
 from server.exchange import Exchange, Question
 from server.validation import read_site_name
 
@@ -21,7 +22,8 @@ class Membership:
     """The sites of one run and the nodes that they are at.
 
     A node is asked its name once. A site that comes back at another node, say after a restart, is known by its name; as
-    long as the node that holds a name is connected, no other node gets that name.
+    long as the node that holds a name is connected, no other node gets that name. Where it is known which site's key a
+    node has (``federation.nodes``, in a deployment), it gets that site's name or none.
 
     Attributes:
         exchange: asks the nodes.
@@ -35,8 +37,12 @@ class Membership:
     _names: dict[int, str] = field(default_factory=dict)  # of every node that ever said one
     _silent: set[int] = field(default_factory=set)  # asked, have not answered: a late answer is as good
     _sites: dict[int, str] = field(default_factory=dict)  # connected now, by node id
-    _refused: set[int] = field(default_factory=set)  # nodes whose name another node has
+    _refused: set[int] = field(default_factory=set)  # nodes whose name is another node's
     _seen: set[str] = field(default_factory=set)  # sites that have ever taken part
+    _registered: dict[int, str] = field(init=False)  # by node, as far as it is known
+
+    def __post_init__(self) -> None:
+        self._registered = read_nodes(self.settings.nodes) if self.settings.nodes else {}
 
     def join(self) -> dict[int, str]:
         """Wait for all expected nodes, or for the deadline, and return the sites as ``current`` does."""
@@ -75,7 +81,8 @@ class Membership:
         """
         nodes = self._nodes()
         self._silent &= set(nodes)
-        unnamed = {n: f"node-{n}" for n in nodes if n not in self._names and n not in self._silent and n not in failed}
+        known = {*self._names, *self._silent, *self._refused, *failed}
+        unnamed = {node: f"node-{node}" for node in nodes if node not in known}
         settings = self.settings
         question = Question(
             "query.hello",
@@ -99,8 +106,15 @@ class Membership:
         return wrong
 
     def _named(self, node: int, name: str) -> None:
-        self._names[node] = name
         self._silent.discard(node)
+        own, taken = self._registered.get(node), self._registered.values()
+        if name == own or (own is None and name not in taken):
+            self._names[node] = name
+            return
+        self._refused.add(node)
+        self.events.write(
+            "site-replied", round=0, site=f"node-{node}", status="rejected: the name is not that of its key's site"
+        )
 
     def _settle(self) -> None:
         """Decide which connected node is which site, and log who came and who went."""

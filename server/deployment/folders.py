@@ -135,6 +135,11 @@ class ServerFolder(Folder):
         """Folder of the gateway's audit logs, a file a day."""
         return self.state / "audit"
 
+    @property
+    def nodes(self) -> Path:
+        """JSON: the node id that the SuperLink gave to each site's key, and the site."""
+        return self.state / "nodes.json"
+
     def public_key(self, site: str) -> Path:
         """OpenSSH: the key by which the SuperLink knows a site's node."""
         return self.root / "keys" / f"{site}.pub"
@@ -263,3 +268,15 @@ def _meanings(kind: type) -> dict[str, str]:
     """The lines of a dataclass's ``Attributes`` section, by name."""
     section = (kind.__doc__ or "").split("Attributes:")[1].strip().splitlines()
     return dict(line.strip().split(": ", 1) for line in section)
+
+
+def read_nodes(file: str) -> dict[int, str]:
+    """Read which site's key each node has.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        return {int(node): str(site) for node, site in json.loads(Path(file).read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"{file} does not say which node is which site: put it back from a backup") from None

@@ -16,7 +16,7 @@ from lavq_core.config import compose
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.runs.events import Event, read_events
 from lavq_core.runs.layout import RunFolder, write_atomic
-from server.deployment.folders import ServerFolder
+from server.deployment.folders import ServerFolder, read_nodes
 from server.deployment.processes import CONNECTION, server_programs
 from server.flower_environment import program
 
@@ -29,13 +29,19 @@ _CLOSING = 180.0  # s between a run's last event and the end of its process
 
 
 def register_nodes(server: ServerFolder) -> dict[str, str]:
-    """Make the public keys in ``keys/`` known to the SuperLink; return what became of each site's."""
-    done = {}
+    """Make the public keys in ``keys/`` known to the SuperLink; return what became of each site's.
+
+    The SuperLink says once which node it made of a key: that is kept, so that no site can give itself another's name.
+    """
+    done, nodes = {}, read_nodes(str(server.nodes)) if server.nodes.is_file() else {}
     for key in sorted((server.root / "keys").glob("*.pub")):
         answer = _flwr(server, "supernode", "register", str(key), CONNECTION, "--format", "json", check=False)
         text = f"{answer.stdout}{answer.stderr}"
         if answer.returncode == 0 and '"success": true' in answer.stdout:
             done[key.stem] = "registered"
+            node = int(json.loads(answer.stdout)["node-id"])
+            nodes = {other: site for other, site in nodes.items() if site != key.stem} | {node: key.stem}
+            write_atomic(server.nodes, json.dumps(nodes, indent=2) + "\n")
         elif "already in use" in text:
             done[key.stem] = "was registered before"
         else:
@@ -96,6 +102,8 @@ def prepared(server: ServerFolder, overrides: Sequence[str], run: RunFolder, res
     defaults = [f"run.dir='{run.root}'", f"run.resume={str(resume).lower()}"]
     if "federation.sites" not in named:
         defaults.append(f"federation.sites={sites}")
+    if server.nodes.is_file():
+        defaults.append(f"federation.nodes='{server.nodes}'")
     if "federation.min_sites" not in named:
         defaults.append(f"federation.min_sites={max(1, sites - 1) if sites < 4 else max(2, sites * 3 // 4)}")
     compose([*defaults, *overrides])

@@ -36,8 +36,8 @@ MARK = "LAVQ_DEPLOYMENT"
 _LOOK = 0.2  # s between two looks at the programs
 _PROBE = 5.0  # s between two health checks
 _FIRST_PROBE = 0.5  # s ... until the first one is answered
-_START = 120.0  # s to answer the first one
-_MISSED = 4  # health checks in a row, after which a program is killed
+_START = 300.0  # s to answer the first one
+_MISSED = 12  # health checks in a row, after which a program is killed: on a busy machine a slow one is not a dead one
 _GOOD = 60.0  # s of running after which the pause is short again
 _GRACE = 4.0  # s to end in order
 
@@ -208,10 +208,10 @@ def end_all(state: State) -> None:
 
 
 def answers(url: str, trust: Path) -> bool:
-    """Tell whether a health check is answered within two seconds."""
+    """Tell whether a health check is answered within five seconds."""
     handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_context(trust))]
     try:
-        with urllib.request.build_opener(*handlers).open(url, timeout=2.0) as response:
+        with urllib.request.build_opener(*handlers).open(url, timeout=5.0) as response:
             return bool(response.status == 200)
     except OSError:
         return False

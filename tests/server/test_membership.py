@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from lavq_core.errors import RunError
+from lavq_core.errors import ConfigError, RunError
+from lavq_core.runs.layout import RunFolder
 from simulations.inprocess import InProcessGrid
 from tests.packed import states
 
@@ -86,6 +89,34 @@ def test_a_name_is_not_taken_from_a_site_that_is_connected(federation, client_ap
         (1, examples), (0, None), (2, examples), (3, 40)
     ]  # fmt: skip
     assert replied[1]["status"] == "rejected: the name is not unique"
+
+
+def test_a_node_has_the_name_of_its_key_and_no_other(federation, client_app, tmp_path: Path) -> None:
+    """Node 3 gives the name of node 2's site, node 5 one that nobody else has; node 4 was never registered."""
+    nodes = tmp_path / "nodes.json"
+    nodes.write_text(json.dumps({2: "site-0", 3: "site-1", 5: "site-3"}))
+    app = client_app(names={1: "site-0", 2: "site-2", 3: "site-9"})
+    federation.run(InProcessGrid(app, 4, {}), sites=4, nodes=str(nodes), rounds=2)
+    assert trained(federation, 1) == trained(federation, 2) == ["site-0", "site-2"]
+    refused = [(e["site"], e["status"]) for e in federation.events("site-replied") if e["round"] == 0]
+    assert refused == [(f"node-{node}", "rejected: the name is not that of its key's site") for node in (3, 5)]
+
+
+def test_a_node_of_no_known_key_cannot_take_a_registered_name(federation, client_app, tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes.json"
+    nodes.write_text(json.dumps({3: "site-1", 4: "site-2"}))
+    app = client_app(names={0: "site-1"})
+    federation.run(InProcessGrid(app, 3, {}), nodes=str(nodes))
+    assert trained(federation, 1) == ["site-1", "site-2"]
+
+
+def test_a_list_of_nodes_that_cannot_be_read_ends_the_run(federation, client_app, tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes.json"
+    for text in ("", "[1, 2]", '{"node": "site-0"}'):
+        nodes.write_text(text)
+        federation.run_folder = RunFolder(tmp_path / f"run-{len(text)}")
+        with pytest.raises(ConfigError, match="does not say which node is which site"):
+            federation.run(InProcessGrid(client_app(), 3, {}), nodes=str(nodes))
 
 
 def test_too_few_sites_left_end_the_run_before_the_round(federation, client_app) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ from lavq_core.errors import RunError
 from lavq_core.runs.events import EventLog
 from lavq_core.runs.layout import RunFolder
 from server.deployment import submission
-from server.deployment.folders import ServerFolder
-from server.deployment.submission import connected_nodes, follow, run_row, submit
+from server.deployment.folders import ServerFolder, ServerSettings, read_nodes, write_settings
+from server.deployment.submission import connected_nodes, follow, prepared, register_nodes, run_row, submit
 
 
 @pytest.fixture
@@ -125,3 +126,28 @@ def test_a_command_of_flower_that_hangs_is_ended(
     assert run_row(server, "1") == {"status": "unknown"}
     with pytest.raises(RunError, match=r"no answer within 0\.3 s: is the SuperLink up"):
         submit(server, ["run.seed=1"])
+
+
+def test_which_node_the_superlink_made_of_a_key_is_kept_for_every_run(
+    server: ServerFolder, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink says it once; a key that has come in another one's place has a node of its own."""
+    write_settings(server.settings_file, ServerSettings("localhost", 1, ["localhost"], 2, True, ["city", "st-mary"]))
+    for site in ("city", "st-mary"):
+        server.public_key(site).parent.mkdir(exist_ok=True)
+        server.public_key(site).write_text("key")
+    ids = iter([2**63 + 5, 11, None, 12])
+
+    def flwr(*_: object, check: bool = True) -> SimpleNamespace:
+        node = next(ids)
+        if node is None:
+            return SimpleNamespace(returncode=1, stdout="", stderr="the public key is already in use")
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"success": True, "node-id": node}, indent=1), stderr="")
+
+    monkeypatch.setattr(submission, "_flwr", flwr)
+    assert not any("federation.nodes" in override for override in prepared(server, [], run, False))
+    assert register_nodes(server) == {"city": "registered", "st-mary": "registered"}
+    assert read_nodes(str(server.nodes)) == {2**63 + 5: "city", 11: "st-mary"}
+    assert register_nodes(server) == {"city": "was registered before", "st-mary": "registered"}
+    assert read_nodes(str(server.nodes)) == {2**63 + 5: "city", 12: "st-mary"}
+    assert f"federation.nodes='{server.nodes}'" in prepared(server, [], run, False)
