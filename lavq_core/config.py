@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -48,17 +50,22 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: a key or preset that does not exist, a value of the wrong type or out of range.
     """
+    config = deepcopy(_composed(tuple(overrides)))
+    check(config)
+    return config
+
+
+@lru_cache(maxsize=8)  # where server and sites share a process, each of them composes the same
+def _composed(overrides: tuple[str, ...]) -> Config:
     for override in overrides:
         _require_setting(override.lstrip("+~").split("=", 1)[0].split("@")[0])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("configs", version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
-            config = cast(Config, OmegaConf.to_object(composed))
+            return cast(Config, OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error)) from error
-    check(config)
-    return config
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -110,7 +110,9 @@ def _fedadam(
     """FedAdam, with the moments of every weight by its name: ``first.NAME`` and ``second.NAME``."""
     kinds = ("first", "second")
     remembered = {kind: {name: memory[f"{kind}.{name}"] for name in sent} for kind in kinds} if memory else {}
-    rows = {f"{kind}.{dtype}": row for kind, moments in remembered.items() for dtype, row in _rows(moments, sent).items()}
+    rows = {
+        f"{kind}.{dtype}": row for kind, moments in remembered.items() for dtype, row in _rows(moments, sent).items()
+    }
     adam = fed_adam(lr, _rows(sent, sent), rows)
     combined = average(states, examples, round_number, adam)
     kept = adam_memory(adam)

@@ -85,6 +85,15 @@ def test_presets_can_be_laid_over_each_other() -> None:
             assert get(both, key) == get(first, key)
 
 
+def test_what_is_done_to_a_configuration_is_not_seen_in_the_next() -> None:
+    first = compose(["federation.rounds=3"])
+    first.federation.rounds = 4
+    first.federation.share.clear()
+    second = compose(["federation.rounds=3"])
+    assert second.federation.rounds == 3
+    assert second.federation.share == Config().federation.share
+
+
 def test_composing_leaves_no_trace() -> None:
     compose(["federation.rounds=3", "preset=paper"])
     assert compose() == compose(["preset=sample"])
