@@ -6,6 +6,7 @@ as an input of its own: it has R peaks and median beats in it, which no graph fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class Graph:
 
     module: nn.Module  # inputs to probabilities ``(n, 5)``
     inputs: dict[str, dict[int, str]]  # names, and which of their dimensions are free
-    examples: list[tuple[Tensor, ...]]  # inputs on which file and original are compared; the first is traced
+    examples: Sequence[tuple[Tensor, ...]]  # inputs on which file and original are compared; the first is traced
     facts: dict[str, str]  # of the metadata, what is this kind's own
 
 

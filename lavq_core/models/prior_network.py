@@ -12,8 +12,6 @@ leaves, and on truly healthy beats it then opened .2 % of the gate instead of a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +19,7 @@ from torch.nn import functional as F
 from lavq_core.models.blocks import COVARIATES, Attention, Read, ReportAttention
 from lavq_core.settings import CodebookConfig, SeparatorConfig
 
-_LAYERS = 2  # as drawing expects
+_LAYERS = 2
 _DROPOUT = 0.1
 _DRAWS = 12  # network passes in which a beat's tokens are drawn
 _FEWEST_HIDDEN = 0.1  # share of the tokens that is hidden in training, at least
@@ -43,31 +41,8 @@ class _Layer(nn.Module):
         if places is not None:
             chosen = places.unsqueeze(-1).expand(-1, -1, h.shape[-1])  # (B, n, width)
             h, asking = h.gather(1, chosen), normed.gather(1, chosen)
-        return self.after(h, self.attention(asking, normed))
-
-    def after(self, h: Tensor, answer: Tensor) -> Tensor:
-        """Go on from tokens ``(B, n, width)`` and what attention has answered them."""
-        h = h + self.dropout(answer)
+        h = h + self.dropout(self.attention(asking, normed))
         return h + self.dropout(self.think(self.think_norm(h)))
-
-
-class _Alone(NamedTuple):
-    """What the first layer makes of every token by itself, before tokens look at each other."""
-
-    h: Tensor  # (B, N, width)
-    normed: Tensor  # (B, N, width)
-    read: Read  # of all N
-
-    def replace(self, rows: Tensor, fresh: _Alone) -> None:
-        """Put tokens in the place of others, ``rows (B n)`` of ``(B N)``."""
-        for into, tokens in zip(self._rows(), fresh._rows(), strict=True):
-            into.index_copy_(0, rows, tokens)
-
-    def _rows(self) -> list[Tensor]:
-        """Everything as ``(B N, width)``, without a copy."""
-        B, N, width = self.h.shape
-        joined = [part.transpose(1, 2) for part in (self.read.keys, self.read.values)]  # (B, N, H, width / H)
-        return [part.view(B * N, width) for part in (self.h, self.normed, *joined)]
 
 
 class PriorNetwork(nn.Module):
@@ -103,29 +78,18 @@ class PriorNetwork(nn.Module):
         Returns:
             Logits ``(B, N, K + 1)``.
         """
-        asked = self.statements.read(memory, mask)
-        h = self.symbol(symbols) + self._known(covariates)  # (B, N, width)
-        for layer in self.layers:
-            h = layer(h + self.statements.answer(h, asked))
-        return self.head(h)
+        return self._score(symbols, self._known(covariates), self.statements.read(memory, mask))
 
     def _known(self, covariates: Tensor) -> Tensor:
         """What a token knows whatever is drawn, its place and its patient: ``(B, N, width)``."""
         return self.place + self.patient(covariates).unsqueeze(1)
 
-    def _alone(self, symbols: Tensor, known: Tensor, asked: Read) -> _Alone:
-        """Take tokens ``(B, N)`` as far as they go by themselves; ``known (B, N, width)`` of them."""
-        first = self.layers[0]
-        h = self.symbol(symbols) + known
-        h = h + self.statements.answer(h, asked)
-        normed = first.attention_norm(h)
-        return _Alone(h, normed, first.attention.read(normed))
-
-    def _score(self, alone: _Alone, asked: Read, places: Tensor) -> Tensor:
-        """Score the symbols of some ``places (B, n)``: ``(B, n, K + 1)``."""
-        first, last = self.layers
-        h = first.after(alone.h, first.attention.answer(alone.normed, alone.read))
-        return self.head(last(h + self.statements.answer(h, asked), places))
+    def _score(self, symbols: Tensor, known: Tensor, asked: Read, places: Tensor | None = None) -> Tensor:
+        """Score the symbols of all tokens, ``(B, N, K + 1)``, or of some ``places (B, n)``, ``(B, n, K + 1)``."""
+        h = self.symbol(symbols) + known  # (B, N, width)
+        for number, layer in enumerate(self.layers, start=1):
+            h = layer(h + self.statements.answer(h, asked), places if number == len(self.layers) else None)
+        return self.head(h)
 
     def loss(
         self, covariates: Tensor, memory: Tensor, mask: Tensor, symbols: Tensor, generator: torch.Generator
@@ -171,17 +135,10 @@ class PriorNetwork(nn.Module):
         symbols = torch.full(valid.shape, self.hidden, device=device)
         order = torch.rand(valid.shape, generator=generator).argsort(dim=1).to(device)  # (B, N)
         known, asked = self._known(covariates), self.statements.read(memory, mask)
-        if mask.all():
-            asked = asked._replace(there=None)  # what need not be masked is read faster
-        alone = self._alone(symbols, known, asked)
-        first = symbols.shape[1] * torch.arange(len(symbols), device=device).unsqueeze(1)  # (B, 1), token of a beat
         for places in order.tensor_split(_DRAWS, dim=1):  # (B, n), n = N / _DRAWS
-            logits = self._score(alone, asked, places).float()  # (B, n, K + 1)
+            logits = self._score(symbols, known, asked, places).float()  # (B, n, K + 1)
             weights = logits.softmax(dim=-1).flatten(0, 1).cpu()  # (B n, K + 1)
             drawn = torch.multinomial(weights, 1, generator=generator).reshape(places.shape).to(device)
             drawn = torch.where(valid.gather(1, places) > 0, drawn, torch.full_like(drawn, self.normal))
             symbols = symbols.scatter(1, places, drawn)
-            rows = (places + first).flatten()  # (B n), of all tokens
-            fresh = self._alone(drawn, known.flatten(0, 1)[rows].unflatten(0, places.shape), asked)
-            alone.replace(rows, fresh)  # no other token has changed
         return symbols

@@ -21,6 +21,7 @@ from lavq_core.privacy.guard import digests
 from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.training import feature_round, site_round
+from server.packing import PARTS
 from tests.packed import states
 
 Make = Callable[..., Any]
@@ -133,7 +134,7 @@ def test_another_question_is_trained_and_paid(hospital: Make, folder: SiteFolder
     second = site.train(*{"number of rounds": (2, 4), "round": (3, 3)}.get(other, (2, 3)))
     first_paid, second_paid = entries(folder)
     assert first_paid["outputs"] != second_paid["outputs"]
-    assert content_of(first)["detector"] != content_of(second)["detector"]
+    assert content_of(first)[PARTS] != content_of(second)[PARTS]
     assert [path.stem for path in kept(folder)] == [second_paid["reply"]]  # the newest alone
 
 

@@ -97,11 +97,10 @@ class Scripted(PriorNetwork):
     scores: Tensor
     shown: Tensor
 
-    def forward(self, covariates: Tensor, memory: Tensor, mask: Tensor, symbols: Tensor) -> Tensor:
+    def _score(self, symbols: Tensor, known: Tensor, asked: Read, places: Tensor | None = None) -> Tensor:
         self.shown = symbols
-        return self.scores
-
-    def _score(self, alone: object, asked: Read, places: Tensor) -> Tensor:
+        if places is None:
+            return self.scores
         return self.scores.gather(1, places.unsqueeze(-1).expand(-1, -1, self.scores.shape[-1]))
 
 
@@ -198,24 +197,9 @@ def test_scores_of_some_tokens_are_those_of_all() -> None:
     places = torch.rand(3, N, generator=rng(5)).argsort(dim=1)[:, :2]
     with torch.no_grad():
         known, read = prior._known(covariates(3)), prior.statements.read(memory, mask)
-        some = prior._score(prior._alone(symbols, known, read), read, places)
+        some = prior._score(symbols, known, read, places)
         everything = prior(covariates(3), memory, mask, symbols)
     torch.testing.assert_close(some, everything.gather(1, places.unsqueeze(-1).expand(-1, -1, K + 1)))
-
-
-def test_drawing_takes_up_again_what_has_not_changed() -> None:
-    """What comes out is what the whole network, asked anew before every draw, gives with the same random numbers."""
-    prior, (memory, mask) = make_prior(), asked(5)
-    with torch.no_grad():
-        prior.head.weight.mul_(20.0)  # scores that differ
-        drawn = prior.sample(covariates(5), torch.ones(5, N), memory, mask, rng(3))
-        generator, symbols = rng(3), torch.full((5, N), HIDDEN)
-        for places in torch.rand(5, N, generator=generator).argsort(dim=1).tensor_split(12, dim=1):
-            scores = prior(covariates(5), memory, mask, symbols)
-            scores = scores.gather(1, places.unsqueeze(-1).expand(-1, -1, K + 1))
-            chosen = torch.multinomial(scores.softmax(-1).flatten(0, 1), 1, generator=generator)
-            symbols = symbols.scatter(1, places, chosen.reshape(places.shape))
-    assert torch.equal(drawn, symbols)
 
 
 def test_tokens_are_drawn_from_their_scores() -> None:
