@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from simulations.child_process import end_with_parent
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def each_seed(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: 
     console, results = Console(stderr=True), {}
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited; a process that counts the cores itself would take them all
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half-way
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         pending = {pool.submit(work, *job): number for number, job in enumerate(jobs)}
         for ended in as_completed(pending):
             results[pending[ended]] = ended.result()
