@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     run = RunFolder(Path(settings["run.dir"]))
     federation = FederationConfig(
-        sites=2, min_sites=int(settings.get("min_sites", 2)), rounds=1, join_timeout=60.0, round_timeout=60.0
+        sites=2, min_sites=int(settings.get("min_sites", 2)), rounds=1, join_timeout=180.0, round_timeout=180.0
     )
     federation.max_weight_share = 1.0  # one of the two toy sites weighs three times the other
     aggregator = Aggregator(federation, DetectorTrainingConfig(), merge_statistics)
