@@ -202,7 +202,7 @@ class FederationConfig:
     round_timeout: float = 600.0  # s, wait for the replies of one round
     enough: int = 0  # go on, after a short grace, once so many sites gave a usable reply; 0: wait for all
     retries: int = 1  # times a site that failed is asked again within round_timeout
-    nodes: str = ""  # JSON of node ids and the sites that they are; `lavq deploy run` fills it in
+    nodes: str = ""  # file: JSON of node ids and the sites that they are; `lavq deploy run` fills it in
 
 
 @dataclass

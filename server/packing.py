@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord
-from safetensors.torch import load, save
 from torch import Tensor
+
+from lavq_core.runs.parts_buffer import Parts, from_buffer, to_buffer
 
 PARTS = "parts"
 """Name of the record that holds the parts of a message: detector, codebook, networks, moments."""
 
 _FORM = "safetensors"
-
-Parts = dict[str, dict[str, Tensor]]
 
 
 def pack(parts: Mapping[str, Mapping[str, Tensor]]) -> ArrayRecord:
@@ -29,8 +28,7 @@ def pack(parts: Mapping[str, Mapping[str, Tensor]]) -> ArrayRecord:
 
     The same names, shapes, dtypes and values give the same bytes, in whatever order and memory they are.
     """
-    named = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-    data = save({name: value.detach().cpu().contiguous().clone() for name, value in named.items()})
+    data = to_buffer(parts)
     return ArrayRecord({_FORM: Array("uint8", (len(data),), _FORM, data)})
 
 
@@ -46,11 +44,8 @@ def unpack(record: ArrayRecord) -> Parts:
         ValueError: it is not what ``pack`` makes of any tensors: another format, cut short, a header that lies or holds
             more than names, dtypes, shapes and places. The message repeats nothing of it.
     """
-    parts: Parts = {}
     try:
-        for named, value in load(record[_FORM].data).items():
-            part, name = named.split("/", 1)
-            parts.setdefault(part, {})[name] = value
+        parts = from_buffer(record[_FORM].data)
         whole = pack(parts) == record
     except Exception:  # safetensors and torch raise many kinds, and whatever it is, the buffer cannot be read
         whole = False

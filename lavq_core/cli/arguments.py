@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class CommandParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's; the settings are in ``overrides``, in the order in which they stand."""
-        words = list(args or ())
+        words = sys.argv[1:] if args is None else list(args)
         takes = any(action.dest == "overrides" for action in self._actions)
         settings = [word for word in words if takes and _SETTING.match(word)]
         found: Any = super().parse_known_args([word for word in words if word not in settings], namespace)

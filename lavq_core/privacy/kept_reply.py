@@ -18,11 +18,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load, save
-from torch import Tensor
-
 from lavq_core.privacy.guard import Parts, digest
 from lavq_core.privacy.ledger import Entry, Ledger, LedgerError
+from lavq_core.runs import parts_buffer
 from lavq_core.runs.layout import write_atomic
 
 
@@ -49,15 +47,14 @@ class KeptReply:
         Raises:
             BudgetSpent, LedgerError: see ``Ledger.write``; the reply is then never sent.
         """
-        flat = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-        content = save({name: value.detach().cpu().contiguous().clone() for name, value in flat.items()})
+        content = parts_buffer.to_buffer(parts)
         name = hashlib.sha256(content).hexdigest()
         write_atomic(self._file(name), content)
         self._ledger.write(replace(entry, question=asked, reply=name))
         for other in set(self._folder.glob("*.safetensors")) - {self._file(name)}:
             other.unlink(missing_ok=True)
 
-    def find(self, run: str, number: int, asked: str) -> dict[str, dict[str, Tensor]] | None:
+    def find(self, run: str, number: int, asked: str) -> parts_buffer.Parts | None:
         """Return the parts that the ledger's newest entry has paid for; None if that was another question, or if
         nothing is kept of it.
 
@@ -76,11 +73,7 @@ class KeptReply:
                 f"the kept reply {file} was changed since it was paid for: nothing is sent. Delete it to have the "
                 "round trained, and paid for, once more"
             )
-        parts: dict[str, dict[str, Tensor]] = {}
-        for flat, value in load(content).items():
-            part, name = flat.split("/", 1)
-            parts.setdefault(part, {})[name] = value
-        return parts
+        return parts_buffer.from_buffer(content)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

@@ -170,7 +170,7 @@ def take_steps(
                 attacked = model.differentiable if isinstance(model, Detector) else model
                 x = harden(attacked, x, y, config.tada, sampling_rate, on_device)
             with mixed_precision(device, wide=True):
-                answers = answers_of(model, x, None if described is None else described[rows].to(device))
+                answers = answers_of(model, x, described, rows)
             weight = data.weight[rows].to(device)
             loss = torch.stack([detector_loss(logits.float(), y, weight, positive) for logits in answers]).sum()
             losses.append(loss.detach() / len(answers))
@@ -195,10 +195,17 @@ def descriptions(model: nn.Module, data: LabelledEcgs) -> Tensor | None:
     return model.describe(data.x) if data.described is None else data.described
 
 
-def answers_of(model: nn.Module, x: Tensor, described: Tensor | None) -> tuple[Tensor, ...]:
-    """Logits ``(B, 5)`` of every part that learns by a loss of its own; most models are of one part."""
+def answers_of(model: nn.Module, x: Tensor, described: Tensor | None, rows: Tensor) -> tuple[Tensor, ...]:
+    """Logits ``(B, 5)`` of every part that learns by a loss of its own; most models are of one part.
+
+    Args:
+        model: on its device.
+        x: ``(B, 8, T)`` mV, made of some records.
+        described: ``descriptions`` of all records.
+        rows: ``(B,)`` which records these are.
+    """
     if isinstance(model, CombinedDetector) and described is not None:
-        return model.branches(x, described)
+        return model.branches(x, described[rows].to(x.device))
     return (model(x),)
 
 
@@ -215,9 +222,8 @@ def predict(model: nn.Module, x: Tensor, batch: int = 256, described: Tensor | N
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    parts = []
-    for number, rows in enumerate(x.split(batch)):
-        known = () if described is None else (described[number * batch : number * batch + len(rows)].to(device),)
-        parts.append(torch.sigmoid(model(rows.to(device), *known).float()).cpu())
+    known = (x,) if described is None else (x, described)
+    batches = zip(*(tensor.split(batch) for tensor in known), strict=True)
+    parts = [torch.sigmoid(model(*(rows.to(device) for rows in given)).float()).cpu() for given in batches]
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, 5)

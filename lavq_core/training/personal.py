@@ -71,7 +71,7 @@ def personalise(
         x = random_stretch(data.x[rows], augmentation.crop, sampling_rate, generator)  # as the population's was trained
         x = augment(x, augmentation, sampling_rate, generator)
         away = torch.stack([(now - then).square().sum() for now, then in zip(moving, start, strict=True)]).sum()
-        answers = answers_of(model, x, None if described is None else described[rows])
+        answers = answers_of(model, x, described, rows)
         losses = [detector_loss(logits, data.y[rows], data.weight[rows]) for logits in answers]
         loss = torch.stack(losses).sum() + config.anchor * away
         optimiser.zero_grad(set_to_none=True)

@@ -65,7 +65,7 @@ def test_it_has_a_resnet_of_the_same_sizes_and_a_perceptron(model: CombinedDetec
 def test_each_part_learns_by_its_own_loss(model: CombinedDetector, ecgs: Tensor) -> None:
     """The loss is the sum of both parts', and neither gets a gradient through the other's."""
     y, described = (torch.arange(12 * 5).view(12, 5) % 3 == 0).float(), model.describe(ecgs)
-    waveform, description = answers_of(model, ecgs, described)
+    waveform, description = answers_of(model, ecgs, described, torch.arange(12))
     detector_loss(waveform, y, torch.ones(12)).backward()
     assert all(weights.grad is None for weights in model.perceptron.parameters())
     assert all(weights.grad is not None for weights in model.resnet.parameters())

@@ -2,10 +2,10 @@
 
 Here are those that a step can have. Elsewhere: a moving average of codes, copied latents and class counts at the door
 (``private_separator/test_private_round.py``, refused by configuration in ``test_private_plan.py``); a buffer fed by
-data, the true number of patients and a loss in the clear (``tests/client/test_private_site.py``); a patient entered
-twice (``test_patient_gradients.py``, ``private_separator/test_clipped_gradients.py``); two releases of one batch
-entered as two steps (``test_accounting.py``); and noise that is missing, halved, repeated or publicly seeded in a whole
-training (``tests/simulations/test_step_audit.py``).
+data, the true number of patients and a loss in the clear (``client/private_site/test_private_site.py``); a patient
+entered twice (``test_patient_gradients.py``, ``private_separator/test_clipped_gradients.py``); two releases of one
+batch entered as two steps (``test_accounting.py``); and noise that is missing, halved, repeated or publicly seeded in
+a whole training (``tests/simulations/test_step_audit.py``).
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,27 +21,8 @@ from lavq_core.runs.events import read_events
 from lavq_core.runs.layout import RunFolder, SiteFolder
 from lavq_core.training import feature_round, private_round
 from server.validation import ReplyChecker, read_evaluation
+from tests.client.private_site.asked import PRIVATE, Make, entries
 from tests.packed import held, states
-
-Make = Callable[..., Any]
-PRIVATE = (
-    "privacy=eps8", "separator_training.steps=0", "detector_training.steps=3", "detector_training.epochs=3",
-    "federation.rounds=3",
-)  # fmt: skip
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SiteFolder:
-    return RunFolder(tmp_path / "run").site("client-0")
-
-
-@pytest.fixture
-def site(hospital: Make) -> Any:
-    return hospital(0, *PRIVATE)
-
-
-def ledger_of(folder: SiteFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in folder.ledger.read_text().splitlines()][1:]
 
 
 def refusal(reply: Message) -> str:
@@ -88,9 +67,9 @@ def test_a_disk_that_is_full_when_the_ledger_is_written_lets_nothing_out_and_spo
     monkeypatch.setattr(layout.tempfile, "mkstemp", on_a_full_disk)
     assert refusal(site.train(2, 3)) == "OSError"
     monkeypatch.undo()
-    assert len(ledger_of(folder)) == paid  # killed between the two it has paid for nothing; never the reverse
+    assert len(entries(folder)) == paid  # killed between the two it has paid for nothing; never the reverse
     assert site.train(2, 3).has_content()
-    assert len(ledger_of(folder)) == 2  # what was paid for and never sent is sent now
+    assert len(entries(folder)) == 2  # what was paid for and never sent is sent now
     assert {path.name for path in folder.ledger.parent.glob(".*")} == set()  # no half-written file is left
 
 
@@ -99,7 +78,7 @@ def test_the_same_run_of_another_name_draws_other_noise(hospital: Make, tmp_path
     sites = [hospital(0, *PRIVATE, f"run.dir='{run}'") for run in runs]
     first, second = (states(site.train().content)["detector"]["centre"] for site in sites)
     assert not (first == second).all()
-    costs = [[entry["mechanisms"] for entry in ledger_of(RunFolder(run).site("client-0"))] for run in runs]
+    costs = [[entry["mechanisms"] for entry in entries(RunFolder(run).site("client-0"))] for run in runs]
     assert costs[0] == costs[1]
 
 
@@ -110,7 +89,7 @@ def test_the_number_of_patients_is_noised_once_and_kept(site: Any, folder: SiteF
         sizes.append(content["metrics"]["num-examples"])
         taken_over(site, content)
     assert len(set(sizes)) == 1
-    released = [entry["public"] for entry in ledger_of(folder)]
+    released = [entry["public"] for entry in entries(folder)]
     assert [set(public) for public in released] == [{"size"}, set(), set()]
     assert sizes[0] == max(1, round(released[0]["size"]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -19,30 +18,11 @@ import client.app
 from lavq_core.privacy import kept_reply, ledger
 from lavq_core.privacy.guard import digests
 from lavq_core.runs.events import read_events
-from lavq_core.runs.layout import RunFolder, SiteFolder
+from lavq_core.runs.layout import SiteFolder
 from lavq_core.training import feature_round, site_round
 from server.packing import PARTS
+from tests.client.private_site.asked import PRIVATE, Make, entries
 from tests.packed import states
-
-Make = Callable[..., Any]
-PRIVATE = (
-    "privacy=eps8", "separator_training.steps=0", "detector_training.steps=3", "detector_training.epochs=3",
-    "federation.rounds=3",
-)  # fmt: skip
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SiteFolder:
-    return RunFolder(tmp_path / "run").site("client-0")
-
-
-@pytest.fixture
-def site(hospital: Make) -> Any:
-    return hospital(0, *PRIVATE)
-
-
-def entries(folder: SiteFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in folder.ledger.read_text().splitlines()][1:] if folder.ledger.exists() else []
 
 
 def kept(folder: SiteFolder) -> list[Path]:
