@@ -57,7 +57,7 @@ def resnet_opacus(setting: Setting) -> Pair:
 
 def _resnet(setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
     # Without dropout, or no two ways would give the same; in training, as Opacus asks.
-    config, count = setting.config("detector.dropout=0"), setting.many(_BATCH)
+    config, count = setting.config("detector.kind=resnet", "detector.dropout=0"), setting.many(_BATCH)
     model = build_detector(config.detector, config.data.sampling_rate, 0).train()
     labels = torch.from_numpy(setting.sample.labels)[torch.arange(count) % len(setting.sample)]
     return model, setting.ecgs(count), labels

@@ -86,7 +86,7 @@ def test_the_control_is_the_same_network_untrained(work: Path) -> None:
         for kind in ("network", "untrained")
     )
     assert {name: value.shape for name, value in trained.items()} == {n: v.shape for n, v in untrained.items()}
-    assert not torch.equal(trained["head.weight"], untrained["head.weight"])
+    assert not torch.equal(trained["resnet.head.weight"], untrained["resnet.head.weight"])
 
 
 def test_a_gain_is_a_paired_difference() -> None:

@@ -88,7 +88,7 @@ def test_a_difference_of_the_same_draws_is_narrower_than_two_intervals(rows: dic
 
 @pytest.mark.slow  # torch takes seconds to load its counter
 def test_cost_is_counted_as_by_hand() -> None:
-    config = compose(["preset=detector", *sized(1, 8, 3)])
+    config = compose(["preset=detector", "detector.kind=resnet", *sized(1, 8, 3)])
     found = {row.metric: row.value for row in costs("d1-w8-k3", config)}
     stem = 500 * 8 * 8 * 11  # samples out x channels in x out x kernel
     block = 250 * (8 * 12 * 3 + 12 * 12 * 3 + 8 * 12 * 1)
