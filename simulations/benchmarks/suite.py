@@ -17,6 +17,7 @@ from simulations.benchmarks import (
     private_steps,
     processes,
     scaling,
+    serving,
     twin_networks,
 )
 from simulations.benchmarks.catalogue import COMPARED, GROWTHS, LAVQ_EDITOR_BYTES, Compared
@@ -104,7 +105,7 @@ def _benchmarks() -> dict[str, Callable[[Setting, int], list[Row]]]:
         found[entry.name] = lambda setting, rounds, entry=entry: compare(entry, setting, rounds)  # type: ignore[misc]
     for name in GROWTHS:
         found[name] = lambda setting, rounds, name=name: grow(name, setting, rounds)  # type: ignore[misc]
-    return found | {"start": start, "report": report, "bytes": traffic, "memory": memory}
+    return found | {"start": start, "report": report, "bytes": traffic, "memory": memory, "serving": serve}
 
 
 def compare(entry: Compared, setting: Setting, rounds: int) -> list[Row]:
@@ -152,6 +153,12 @@ def start(setting: Setting, rounds: int) -> list[Row]:
 def report(setting: Setting, rounds: int) -> list[Row]:
     """Seconds of a report."""
     return [_row("report", "report.seconds", evaluations.seconds_of_a_report(setting, rounds))]
+
+
+def serve(setting: Setting, rounds: int) -> list[Row]:
+    """ECGs a second and s of one, of the inference service."""
+    rates, waits = serving.detections(setting, rounds)
+    return [_row("serving", "detect.per_second", rates), _row("serving", "detect.p99_seconds", waits)]
 
 
 def traffic(setting: Setting, rounds: int) -> list[Row]:

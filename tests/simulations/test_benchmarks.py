@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from simulations.benchmarks.harness import Pair, Spread, Way, measure, slope
 from simulations.benchmarks.plain_gate import judge
 from simulations.benchmarks.processes import fresh_process, python
 from simulations.benchmarks.setting import Setting
-from simulations.benchmarks.suite import PAIRS, compare, grow, names, run_suite
+from simulations.benchmarks.suite import PAIRS, compare, grow, names, run_suite, serve
 from simulations.benchmarks.tables import tables
 from simulations.benchmarks.wang import WangResNet
 from simulations.experiments.results_file import Row
@@ -95,7 +96,7 @@ def test_an_aim_is_met_on_its_own_side_of_the_figure():
 
 def test_every_benchmark_of_the_catalogue_can_be_run_and_no_other():
     assert [entry.name for entry in COMPARED] == list(PAIRS)
-    assert names() == [*PAIRS, *GROWTHS, "start", "report", "bytes", "memory"]
+    assert names() == [*PAIRS, *GROWTHS, "start", "report", "bytes", "memory", "serving"]
 
 
 @pytest.mark.parametrize("entry", [entry for entry in COMPARED if entry.name not in _LARGE], ids=lambda e: e.name)
@@ -163,6 +164,14 @@ def test_a_fresh_process_tells_its_own_peak_of_memory():
     assert large.peak_bytes - small.peak_bytes == pytest.approx(200e6, rel=0.1)
     with pytest.raises(RunError, match="SystemError"):
         fresh_process(python("raise SystemError('no')"))
+
+
+@pytest.mark.slow
+def test_the_inference_service_is_asked_on_one_core_and_the_others_are_given_back(tiny):
+    before = os.sched_getaffinity(0)
+    rows = {row.metric: row.value for row in serve(tiny, rounds=2)}
+    assert os.sched_getaffinity(0) == before
+    assert rows["detect.per_second"] > 0 < rows["detect.p99_seconds"]
 
 
 def test_an_unknown_benchmark_is_named_with_those_there_are(tiny):
