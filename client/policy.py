@@ -109,11 +109,13 @@ class SitePolicy:
         self.require_app(os.environ.get(APP_HASH, ""))
 
     def require_settings(self, config: Config) -> None:
-        """Make sure, before anything is trained, that a run of these settings would send nothing that may not leave.
+        """Make sure, before data is opened, that a run of these settings is one to take part in.
 
         Raises:
-            PolicyError: it would.
+            PolicyError: it is not private and there is a limit of epsilon, or it would send what may not leave.
         """
+        if self.epsilon_max is not None and config.privacy.epsilon == 0:
+            raise PolicyError("this site takes part in private training only (its policy sets epsilon_max)")
         moments = ("moments",) if config.federation.average_moments else ()
         self._require({"detector", "codebook", *config.federation.share, *moments})
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from client.site import Site
-from lavq_core.errors import PolicyError
 from lavq_core.models.codebook import no_statistics
 from lavq_core.models.networks import beat_tokens
 from lavq_core.privacy.guard import LeavingRefused, Parts, check_leaving
@@ -25,16 +24,12 @@ def open_ledger(site: Site, acknowledged: str) -> Ledger | None:
         acknowledged: the head that the server last heard of from this site; empty if it knows none.
 
     Raises:
-        PolicyError: the run is not private, and the site's policy has a limit of epsilon.
         LedgerError: the ledger cannot be trusted.
     """
     config = site.data.config
-    limit = site.policy.epsilon_max
     if config.privacy.epsilon == 0:
-        if limit is not None:
-            raise PolicyError("this site takes part in private training only (its policy sets epsilon_max)")
         return None
-    limit = math.inf if limit is None else limit
+    limit = math.inf if site.policy.epsilon_max is None else site.policy.epsilon_max
     ledger = Ledger(site.folder.ledger, site.data.fingerprint, limit, config.privacy.delta)
     ledger.require_head(acknowledged)
     return ledger

@@ -90,6 +90,7 @@ def _simulated(overrides: tuple[str, ...], sites: int) -> list[Site]:
     config = _threaded(compose(overrides))
     database = _database(config, config.data.dir)
     policy = SitePolicy(epsilon_max=config.privacy.epsilon_max or config.privacy.epsilon or None)
+    policy.require_settings(config)
     members = np.loadtxt(config.partition.members, dtype=np.int64, ndmin=1) if config.partition.members else None
 
     def site(name: str, positions: np.ndarray) -> Site:

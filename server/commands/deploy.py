@@ -11,7 +11,7 @@ HELP = "make and run a federation of several hospitals: certificates, gateway, u
 EXAMPLE = """\
   lavq deploy init federation --sites st-mary,st-john,city --host lavq.example.org
   lavq deploy up federation && lavq deploy status federation
-  lavq deploy run federation/server federation.rounds=4
+  lavq deploy run federation/server privacy=eps8
   lavq deploy down federation"""
 
 _EXAMPLES = {
@@ -26,7 +26,7 @@ _EXAMPLES = {
     "register": """\
   lavq deploy register federation/server""",
     "run": """\
-  lavq deploy run federation/server federation.rounds=4
+  lavq deploy run federation/server privacy=eps8
   lavq deploy run federation/server --resume 20260101-120000""",
     "up": """\
   lavq deploy up federation""",
@@ -35,6 +35,11 @@ _EXAMPLES = {
     "down": """\
   lavq deploy down federation""",
 }
+_MEANING = {
+    "PolicyError": ": its own policy does not permit this run; it finds the reason in its state/events.jsonl",
+    "LedgerError": ": its privacy ledger does not permit this run; lavq site check says why there",
+}
+"""What the server can say of an error of a site, of which it is told the class alone."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +199,8 @@ def _run(args: argparse.Namespace) -> None:
         if event["event"] == "round-finished":
             _say(f"round {event['round']}: {event['sites']} sites, {event['seconds']} s")
         elif event.get("status", "ok") != "ok":
-            _say(f"{event['site']}: {event['status']}")
+            status = str(event["status"])
+            _say(f"{event['site']}: {status}{_MEANING.get(status.removeprefix('failed: '), '')}")
 
     follow(server, run_id, run, show)
     _say(f"finished: {run.root}")

@@ -132,6 +132,15 @@ def test_settings_that_would_send_what_may_not_leave_open_no_data(
     assert events(tmp_path)[0]["reason"].endswith("does not let out: editor, separator")
 
 
+def test_a_site_with_a_limit_of_epsilon_opens_no_data_for_open_training_and_notes_why(
+    site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = site(epsilon_max="8.0", log="{measures = false, tracebacks = false}")
+    monkeypatch.setattr("client.site.Database.open", lambda *_, **__: pytest.fail("the database was opened"))
+    assert hospital.hello().error.reason == hospital.train().error.reason == "PolicyError"
+    assert "private training only" in events(tmp_path)[0]["reason"]
+
+
 def with_a_text() -> ArrayRecord:
     """A detector in whose header stands more than its tensors."""
     data = save({"detector/head.bias": torch.zeros(1)}, {"patient": "Jane Doe"})

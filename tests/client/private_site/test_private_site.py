@@ -13,7 +13,6 @@ import torch
 from flwr.app import Message, RecordDict
 
 import client.app
-from client.policy import SitePolicy
 from client.site import open_site
 from lavq_core.privacy.ledger import Ledger
 from lavq_core.runs import layout
@@ -133,10 +132,9 @@ def test_an_older_ledger_is_unmasked_by_the_head_that_the_server_echoes(site: An
     assert site.train(3, 3).has_content()  # without the echo nothing shows: that is what it is for
 
 
-def test_a_private_site_takes_no_part_in_open_training(hospital: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    site, opened = hospital(0), client.app.open_site
-    monkeypatch.setattr(client.app, "open_site", lambda context: replace(opened(context), policy=SitePolicy(4.0)))
-    assert refusal(site.train()) == "PolicyError"
+def test_a_private_site_takes_no_part_in_open_training(hospital: Make) -> None:
+    site = hospital(0, "privacy.epsilon_max=4")
+    assert refusal(site.train()) == refusal(site.evaluate()) == "PolicyError"
 
 
 def test_a_delta_too_large_for_the_number_of_patients_is_refused(hospital: Make) -> None:
