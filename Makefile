@@ -5,6 +5,10 @@ DATA   ?=
 RUN    ?=
 BIN    := $(VENV)/bin
 
+# A variable that some machines set keeps Python from storing what it compiles. Every one of the many processes that
+# the tests start would then compile all of PyTorch's Python anew, for seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: venv demo test lint clean
 
 venv: $(VENV)/.installed

@@ -111,6 +111,7 @@ FACTS = (
         Aim(200),
     ),
     Fact("serving", "detect.p99_seconds", "... one ECG a request, 99th percentile", "ms", Aim(50, True), 1e-3),
+    Fact("personalize", "personalize.seconds", "`lavq personalize`, models of the preset `ptbxl`", "s", Aim(20, True)),
     Fact("bytes", "bytes.down", "bytes down a round and site, preset `ptbxl`", "MB", scale=_MB),
     Fact("bytes", "bytes.up", "bytes up a round and site, preset `ptbxl`", "MB", scale=_MB),
     Fact("bytes", "lavq-editor.ratio", "... both, as a share of averaging LAVQ-Editor's weights", "1 /", Aim(100)),

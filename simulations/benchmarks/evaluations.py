@@ -14,11 +14,13 @@ from lavq_core.config import compose
 from lavq_core.metrics.auc import class_aucs, weighted_auc
 from lavq_core.report import build_report
 from lavq_core.runs.layout import RunFolder
+from simulations import sample
 from simulations.audit.cohort import Cohort
 from simulations.audit.shadows.central import CentralRecipe
 from simulations.audit.shadows.pool import cores
 from simulations.audit.shadows.training import train_shadows
 from simulations.benchmarks.harness import Pair, Way
+from simulations.benchmarks.processes import fresh_process, python
 from simulations.benchmarks.setting import Setting
 from simulations.inprocess import run_in_process
 from simulations.run_evaluation import evaluate_run
@@ -26,6 +28,7 @@ from simulations.summary import summarise, write_metrics
 
 _RECORDS, _BOOTSTRAPS = 1178, 1000  # PTB-XL's test fold here, and what every interval takes
 _SHADOWS = 6
+_HEALTHY = sample.FOLDER / "records100" / "00000" / "00059_lr"
 
 
 def bootstrap(setting: Setting) -> Pair:
@@ -74,14 +77,26 @@ def seconds_of_a_report(setting: Setting, rounds: int) -> list[float]:
 
 def finished_run(setting: Setting) -> RunFolder:
     """Train a run of one round and evaluate it."""
-    place: Path = setting.fresh("report")
-    few = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", "separator_training.steps=1")
-    asked = setting.overrides(*few, "detector_training.epochs=1", "audit.enabled=false", f"run.dir='{place}'")
-    run_in_process(asked, 4)
-    run = RunFolder(place)
-    config = compose(asked)
-    write_metrics(run, summarise(run) | evaluate_run(run, config, setting.sample))
+    asked, run = _trained(setting)
+    write_metrics(run, summarise(run) | evaluate_run(run, compose(asked), setting.sample))
     return run
+
+
+def seconds_of_a_personal_detector(setting: Setting, rounds: int, *own: str) -> list[float]:
+    """Call ``lavq personalize`` in fresh processes, on models of the preset ``ptbxl``: s each, start included."""
+    one = ("federation.sites=1", "federation.min_sites=1", "partition.scheme=iid")
+    _, run = _trained(setting, "preset=ptbxl", *one, *own)
+    asked = ["personalize", str(_HEALTHY), "--run", str(run.root), "--out", str(setting.fresh("personal"))]
+    command = python(f"from lavq_core.cli.main import main; raise SystemExit(main({asked!r}))")
+    return [fresh_process(command).seconds for _ in range(rounds)]
+
+
+def _trained(setting: Setting, *own: str) -> tuple[list[str], RunFolder]:
+    place: Path = setting.fresh("run")
+    few = ("federation.rounds=1", "separator_training.after=0", "twins.after=0", "separator_training.steps=1")
+    asked = setting.overrides(*few, "detector_training.epochs=1", "audit.enabled=false", f"run.dir='{place}'", *own)
+    run_in_process(asked, compose(asked).federation.sites)
+    return asked, RunFolder(place)
 
 
 def _timed(run: RunFolder) -> float:

@@ -105,7 +105,8 @@ def _benchmarks() -> dict[str, Callable[[Setting, int], list[Row]]]:
         found[entry.name] = lambda setting, rounds, entry=entry: compare(entry, setting, rounds)  # type: ignore[misc]
     for name in GROWTHS:
         found[name] = lambda setting, rounds, name=name: grow(name, setting, rounds)  # type: ignore[misc]
-    return found | {"start": start, "report": report, "bytes": traffic, "memory": memory, "serving": serve}
+    found |= {"start": start, "report": report, "bytes": traffic, "memory": memory}
+    return found | {"serving": serve, "personalize": personalise}
 
 
 def compare(entry: Compared, setting: Setting, rounds: int) -> list[Row]:
@@ -153,6 +154,11 @@ def start(setting: Setting, rounds: int) -> list[Row]:
 def report(setting: Setting, rounds: int) -> list[Row]:
     """Seconds of a report."""
     return [_row("report", "report.seconds", evaluations.seconds_of_a_report(setting, rounds))]
+
+
+def personalise(setting: Setting, rounds: int) -> list[Row]:
+    """Seconds of ``lavq personalize``."""
+    return [_row("personalize", "personalize.seconds", evaluations.seconds_of_a_personal_detector(setting, rounds))]
 
 
 def serve(setting: Setting, rounds: int) -> list[Row]:

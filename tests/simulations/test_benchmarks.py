@@ -15,6 +15,7 @@ from lavq_core.data.database import Database
 from lavq_core.errors import ConfigError, RunError
 from lavq_core.signals.quality import Verdict, assess
 from simulations.benchmarks.catalogue import COMPARED, GROWTHS, Aim
+from simulations.benchmarks.evaluations import seconds_of_a_personal_detector
 from simulations.benchmarks.federations import federated_round
 from simulations.benchmarks.harness import Pair, Spread, Way, measure, slope
 from simulations.benchmarks.plain_gate import judge
@@ -96,7 +97,7 @@ def test_an_aim_is_met_on_its_own_side_of_the_figure():
 
 def test_every_benchmark_of_the_catalogue_can_be_run_and_no_other():
     assert [entry.name for entry in COMPARED] == list(PAIRS)
-    assert names() == [*PAIRS, *GROWTHS, "start", "report", "bytes", "memory", "serving"]
+    assert names() == [*PAIRS, *GROWTHS, "start", "report", "bytes", "memory", "serving", "personalize"]
 
 
 @pytest.mark.parametrize("entry", [entry for entry in COMPARED if entry.name not in _LARGE], ids=lambda e: e.name)
@@ -172,6 +173,13 @@ def test_the_inference_service_is_asked_on_one_core_and_the_others_are_given_bac
     rows = {row.metric: row.value for row in serve(tiny, rounds=2)}
     assert os.sched_getaffinity(0) == before
     assert rows["detect.per_second"] > 0 < rows["detect.p99_seconds"]
+
+
+@pytest.mark.slow
+def test_a_personal_detector_is_made_by_the_command_itself(tiny):
+    seconds = seconds_of_a_personal_detector(tiny, 1, *_TINY, "separator_training.batch=4", "detector_training.steps=2")
+    assert seconds[0] > 0
+    assert list(tiny.work.glob("personal-*/*.safetensors"))
 
 
 def test_an_unknown_benchmark_is_named_with_those_there_are(tiny):
