@@ -107,12 +107,13 @@ def _open_round(site: SiteData, private_model: Path, start: _Start) -> SiteUpdat
     config, place = site.config, start.place
     generator = torch.Generator().manual_seed(site_seed(config.run.seed, place.site, place.number))
     trainer, statistics, measured = _train_separator(site, start, generator)
-    save_private(private_model, start.networks, place.number, trainer.keep())
+    if trainer:
+        save_private(private_model, start.networks, place.number, trainer.keep())
 
     trained = bool(measured) or "editor" in config.federation.share  # else nobody trained this editor
     due = place.number > rounds_before(config.twins.after, place.rounds)
     twins = None
-    if trained and due and config.separator_training.steps > 0:
+    if trainer and trained and due:
         known = statistics["requests"] + start.shared.codebook["requests"]
         twins = training_twins(site, start.networks, trainer.codes.cpu(), known, generator)
     learnt = _train_detector(site, start, twins, generator)
@@ -124,9 +125,15 @@ def _open_round(site: SiteData, private_model: Path, start: _Start) -> SiteUpdat
 
 def _train_separator(
     site: SiteData, start: _Start, generator: torch.Generator
-) -> tuple[SeparatorTrainer, StateDict, dict[str, float]]:
-    """Train separator, editor and prior network; the trainer, the codes' statistics, and what was measured."""
+) -> tuple[SeparatorTrainer | None, StateDict, dict[str, float]]:
+    """Train separator, editor and prior network; the trainer, the codes' statistics, and what was measured.
+
+    In a federation that trains none there is no trainer, and the site keeps no networks.
+    """
     config, place, steps = site.config, start.place, site.config.separator_training.steps
+    nothing = no_statistics(config.codebook, beat_tokens(config))
+    if steps == 0:
+        return None, nothing, {}
     before = rounds_before(config.separator_training.after, place.rounds)
     done = (place.number - 1 - before) * steps
     # Weights that nobody trained judge nothing.
@@ -143,7 +150,7 @@ def _train_separator(
     )
     measured = trainer.run(site.beats, steps if done >= 0 else 0)
     if not measured:  # too early, or no abnormal or no NORM record: nothing was trained, so there is nothing to say
-        return trainer, no_statistics(config.codebook, beat_tokens(config)), {}
+        return trainer, nothing, {}
     statistics = trainer.statistics(site.beats)
     return trainer, statistics, measured | {"perplexity": perplexity(statistics["counts"])}
 

@@ -75,16 +75,23 @@ def test_only_the_networks_that_are_shared_leave(hospital: Make, folder: SiteFol
 
 
 def test_what_is_shared_replaces_the_sites_own_and_the_rest_is_kept(hospital: Make, folder: SiteFolder) -> None:
-    """With a separator that is trained for no step, what goes in is what stays."""
-    site = hospital(0, "federation.share=[prior]", "separator_training.steps=0")
-    site.train(1)
+    """While the separator is not trained yet, what goes in is what stays."""
+    site = hospital(0, "federation.share=[prior]", "separator_training.after=.9", "twins.after=.9")
+    site.train(1, 3)
     before = newest_networks(folder)
     for value in site.shared.networks.values():
         value += 1.0
-    site.train(2)
+    site.train(2, 3)
     after = newest_networks(folder)
     for name, value in after.items():
         assert torch.equal(value, site.shared.networks[name] if name.startswith("prior.") else before[name])
+
+
+def test_a_federation_without_a_separator_leaves_no_networks_at_a_site(hospital: Make, folder: SiteFolder) -> None:
+    site = hospital(0, "federation.share=[]", "separator_training.steps=0")
+    assert site.train(1).has_content()
+    assert site.train(2).has_content()
+    assert not folder.private_model.exists()
 
 
 def test_a_training_reply_has_the_bytes_of_its_tensors(hospital: Make) -> None:
