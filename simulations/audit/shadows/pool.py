@@ -16,6 +16,13 @@ import torch
 from lavq_core.errors import RunError
 from simulations.child_process import end_with_parent
 
+# Processes are forked from one that has imported what trainings need, which takes seconds, and nothing else: it has no
+# threads, where the fork of a process with threads may lock up. It is started once and ends with this process.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(
+    ["simulations.audit.shadows.central", "simulations.audit.shadows.federated", "client.app", "server.app"]
+)
+
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
@@ -48,7 +55,7 @@ def train_in_parallel(
         return
     executor = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),  # the fork of a process with threads may lock up
+        mp_context=_PROCESSES,
         initializer=_start_worker,
         initargs=(train, shared),
     )
