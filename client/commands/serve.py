@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from threading import Event
+
+    from client.serving.server import Listening
     from server.deployment.folders import SiteNodeFolder
 
 HELP = "answer detections and twins over gRPC, with the newest model that the site has accepted"
@@ -46,14 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the command."""
     import logging
-    import signal
-    import threading
 
     import torch
-    from rich.console import Console
 
-    from client.serving.model import ServedModel, has_model, model_folder
-    from client.serving.server import InferenceServer, Listening
+    from client.serving.server import Listening
     from lavq_core.errors import ConfigError
 
     if args.workers < 1 or args.max_message < 1:
@@ -66,25 +67,48 @@ def execute(args: argparse.Namespace) -> int:
     listening = Listening(address, certificate, key, client_ca, args.workers, args.max_message)
     torch.set_num_threads(1)  # requests share the cores
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+    with _told_to_end() as ending:
+        _serve(args, listening, ending)
+    return 0
+
+
+def _serve(args: argparse.Namespace, listening: Listening, ending: Event) -> None:
+    """Answer requests, with ``--wait`` from the first model on, until told to end."""
+    from rich.console import Console
+
+    from client.serving.model import ServedModel, has_model, model_folder
+    from client.serving.server import InferenceServer
+
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if args.wait and not has_model(args.site):
         console.print("waiting for the site's first model: it comes with the second round, or at a run's end")
         while not has_model(args.site):
             if ending.wait(_LOOK):
-                return 0
+                return
     model = ServedModel(model_folder(args.run, args.site), args.calibration)
     server = InferenceServer(model, listening)
     served = model.now()
-    host, tls = address.rpartition(":")[0], "with TLS" if certificate else "WITHOUT TLS"
+    host, tls = listening.address.rpartition(":")[0], "with TLS" if listening.certificate else "WITHOUT TLS"
     console.print(f"listening on {host}:{server.port} {tls}: round {served.round}, model {served.digest[:12]}")
     console.print("research use, not a medical device; nothing of a request is kept")
     while not ending.wait(1.0):  # a signal that another thread receives does not wake this one
         pass
     server.close()
-    return 0
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Event]:
+    """Make an event that SIGTERM and Ctrl-C set; afterwards they do again what they did before."""
+    import signal
+    from threading import Event
+
+    ending = Event()
+    before = {number: signal.signal(number, lambda *_: ending.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _certificate(args: argparse.Namespace) -> tuple[Path | None, Path | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -203,10 +205,9 @@ def _draw(_: int) -> list[float]:
 
 
 def test_two_processes_never_draw_the_same_noise() -> None:
-    import multiprocessing
-
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        drawn = pool.map(_draw, range(20), chunksize=1)
+    # Not multiprocessing's Pool, which ends its processes by a signal that they may have inherited a handler of.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        drawn = list(pool.map(_draw, range(20)))
     assert len({tuple(row) for row in drawn}) == 20
 
 

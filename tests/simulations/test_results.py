@@ -78,7 +78,7 @@ def test_the_readme_shows_what_the_results_files_say(tmp_path):
     copy.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
     assert not update_readme(copy), "the README differs from simulations/results: run `lavq results`"
     copy.write_text(
-        copy.read_text(encoding="utf-8").replace("fedavg/site |", "fedavg/site | .999", 1), encoding="utf-8"
+        copy.read_text(encoding="utf-8").replace("centralised/site |", "centralised/site | .999", 1), encoding="utf-8"
     )
     assert update_readme(copy), "a figure written by hand must be found"
 

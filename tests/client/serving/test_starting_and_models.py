@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -112,6 +113,10 @@ def test_the_command_serves_until_it_is_told_to_end(run: RunFolder) -> None:
             process.kill()  # if it is still there; or leaving the block would wait for ever
 
 
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
 def test_a_sites_service_begins_when_its_first_model_is_there_and_listens_where_the_site_says(
     tmp_path: Path, config_of: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,8 +126,10 @@ def test_a_sites_service_begins_when_its_first_model_is_there_and_listens_where_
     write_settings(node.settings_file, SiteSettings("st-mary", "localhost:1", "", 1, 2, f"127.0.0.1:{port}"))
     parser = argparse.ArgumentParser()
     serve.configure(parser)
+    before = handlers()
     with pytest.raises(RunError, match="has accepted no model yet"):
         serve.execute(parser.parse_args(["--site", str(tmp_path)]))
+    assert handlers() == before
 
     def operator() -> tuple[str, bool]:
         time.sleep(0.3)
@@ -136,15 +143,11 @@ def test_a_sites_service_begins_when_its_first_model_is_there_and_listens_where_
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with ThreadPoolExecutor(1) as other:
-            answered = other.submit(operator)
-            assert serve.execute(parser.parse_args(["--site", str(tmp_path), "--wait"])) == 0
-        assert answered.result()[1]
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    with ThreadPoolExecutor(1) as other:
+        answered = other.submit(operator)
+        assert serve.execute(parser.parse_args(["--site", str(tmp_path), "--wait"])) == 0
+    assert answered.result()[1]
+    assert handlers() == before  # else whoever goes on in this process could not be ended any more
     said = capsys.readouterr().err
     assert said.index("waiting for the site's first model") < said.index(f"listening on 127.0.0.1:{port} with TLS")
 
