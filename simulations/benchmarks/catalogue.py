@@ -59,8 +59,7 @@ COMPARED = (
     Compared("beats", "beat frame", "record", "one record at a time"),
     Compared("description", "fixed description", "record", "one record at a time"),
     Compared("detector-training", "detector training, as configured", "record", "`resnet1d_wang`", Aim(5)),
-    Compared("detector-training-whole", "... on whole records", "record", "`resnet1d_wang`", Aim(5)),
-    Compared("detector-inference", "detector inference", "record", "`resnet1d_wang`"),
+    Compared("detector-inference", "detector inference, description included", "record", "`resnet1d_wang`"),
     Compared("detector-batching", "detector inference, 256 at a time", "record", "the same network, one at a time"),
     Compared("codebook", "codebook: quantise, commitment, statistics", "token", "`vector-quantize-pytorch`"),
     Compared(

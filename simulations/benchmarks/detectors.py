@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 from lavq_core.models.detector import build_detector
 from lavq_core.signals.leads import to_twelve
-from lavq_core.training.detector_training import LabelledEcgs, epoch_batches, make_optimiser, predict, take_steps
+from lavq_core.training.detector_training import (
+    LabelledEcgs,
+    descriptions,
+    epoch_batches,
+    make_optimiser,
+    predict,
+    take_steps,
+)
 from simulations.benchmarks.harness import Pair, Way
 from simulations.benchmarks.setting import Setting, generator
 from simulations.benchmarks.wang import WangResNet
@@ -19,20 +26,12 @@ _BATCH = 32
 
 
 def training(setting: Setting) -> Pair:
-    """Training on an ECG as the preset does it: random stretches, augmentation, AdamW."""
-    return _training(setting, setting.config().detector_training.crop)
-
-
-def training_whole(setting: Setting) -> Pair:
-    """The same on whole records: the input of the reference."""
-    return _training(setting, 0.0)
-
-
-def _training(setting: Setting, crop: float) -> Pair:
+    """Training as the preset does it: whole ECGs, augmentation, AdamW; descriptions are known, as they are at a site."""
     config = setting.config()
-    recipe = replace(config.detector_training, batch=_BATCH, crop=crop)
+    recipe = replace(config.detector_training, batch=_BATCH)
     data, few = _labelled(setting, setting.many(256)), _labelled(setting, setting.many(64))
     model = build_detector(config.detector, config.data.sampling_rate, 0)
+    data.described = descriptions(model, data)
     optimiser = make_optimiser(model, recipe)
     wang, twelve = WangResNet(), to_twelve(few.x)
     plain = torch.optim.AdamW(wang.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -55,7 +55,9 @@ def bootstrap(setting: Setting) -> Pair:
 
 def shadows(setting: Setting) -> Pair:
     """The audit's shadow detectors side by side, a core each; the reference trains one after another."""
-    config = setting.config(f"audit.shadows={_SHADOWS}", f"federation.rounds={setting.many(2, 1)}")
+    config = setting.config(
+        "detector.kind=resnet", f"audit.shadows={_SHADOWS}", f"federation.rounds={setting.many(2, 1)}"
+    )
     recipe = CentralRecipe.of_model(config, torch.device("cpu"))
     cohort, quiet = Cohort.of_run(setting.sample, config), Console(quiet=True)
 

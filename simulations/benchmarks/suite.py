@@ -34,7 +34,6 @@ PAIRS: dict[str, Callable[[Setting], Pair]] = {
     "beats": loading.beats,
     "description": loading.description,
     "detector-training": detectors.training,
-    "detector-training-whole": detectors.training_whole,
     "detector-inference": detectors.inference,
     "detector-batching": detectors.one_by_one,
     "codebook": twin_networks.codebook,

@@ -46,7 +46,7 @@ def separator_step(setting: Setting) -> Pair:
 
 def _trainer(setting: Setting) -> SeparatorTrainer:
     config = setting.config()
-    judge = build_detector(config.detector, config.data.sampling_rate, 0).eval().requires_grad_(False)
+    judge = build_detector(config.detector, config.data.sampling_rate, 0).differentiable.eval().requires_grad_(False)
     codebook = initial_codebook(config.codebook, beat_tokens(config), 0)
     networks = make_networks(config, 0).train()
     return SeparatorTrainer(networks, codebook, judge, config, generator(), total=1000)
