@@ -26,7 +26,7 @@ _BATCH = 32
 
 
 def training(setting: Setting) -> Pair:
-    """Training as the preset does it: whole ECGs, augmentation, AdamW; descriptions are known, as they are at a site."""
+    """Training as the preset does it: whole ECGs, augmentation, AdamW; descriptions are known, as at a site."""
     config = setting.config()
     recipe = replace(config.detector_training, batch=_BATCH)
     data, few = _labelled(setting, setting.many(256)), _labelled(setting, setting.many(64))
