@@ -81,10 +81,7 @@ def test_nothing_of_a_request_is_stored_or_logged(stub: Any, run: RunFolder, cap
 
 @pytest.mark.parametrize(
     ("requests", "ecgs"),
-    [
-        (40, 32),
-        pytest.param(10_000, 1, marks=pytest.mark.skipif(not os.environ.get("LAVQ_LONG"), reason="set LAVQ_LONG=1")),
-    ],
+    [(40, 32), pytest.param(10_000, 1, marks=pytest.mark.slow)],
     ids=["40 of 32 ECGs", "10,000 of one"],
 )
 def test_memory_does_not_grow_with_requests(stub: Any, requests: int, ecgs: int) -> None:
