@@ -75,11 +75,7 @@ _LEDGER = "say what was released privately and what is left of the budget; decla
 
 def _configure_ledger(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="the site's folder, which holds site.toml")
-    parser.add_argument(
-        "--successor-of",
-        metavar="FINGERPRINT",
-        help="enter that the data in site.toml follow these",
-    )
+    parser.add_argument("--successor-of", metavar="FINGERPRINT", help="enter that the data in site.toml follow these")
     parser.add_argument("--sampling-rate", type=int, default=100, metavar="HZ", help="100 or 500 (default 100)")
     parser.set_defaults(action=_ledger)
 

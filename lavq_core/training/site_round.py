@@ -22,7 +22,6 @@ import torch
 from lavq_core.config import figure_settings
 from lavq_core.errors import DataError
 from lavq_core.models.codebook import CodebookState, no_statistics, perplexity
-from lavq_core.models.combined_detector import CombinedDetector
 from lavq_core.models.detector import Detector
 from lavq_core.models.feature_detector import FeatureDetector
 from lavq_core.models.networks import Networks, beat_tokens
@@ -31,7 +30,7 @@ from lavq_core.privacy.guard import Parts
 from lavq_core.privacy.kept_reply import KeptReply, question
 from lavq_core.privacy.ledger import Entry, Ledger
 from lavq_core.privacy.plan import Plan
-from lavq_core.training.detector_training import LabelledEcgs
+from lavq_core.training.detector_training import LabelledEcgs, descriptions
 from lavq_core.training.device import pick_device
 from lavq_core.training.feature_round import FeatureUpdate, examples_of, feature_round, released_sizes
 from lavq_core.training.local_steps import Round, rounds_before, train_in_round
@@ -171,8 +170,8 @@ def _train_detector(site: SiteData, start: _Start, twins: LabelledEcgs | None, g
     if isinstance(model, FeatureDetector):
         update = feature_round(model.cpu(), site.described, site.config, start.place, ledger=None)
         return _Learnt(dict(update.detector), {}, update.examples, update.loss)
-    if twins is not None and isinstance(model, CombinedDetector):
-        twins.described = model.describe(twins.x)
+    if twins is not None:
+        twins.described = descriptions(model, twins)
     data = site.ecgs if twins is None else site.ecgs + twins
     loss, moments = train_in_round(model, data, site.config, start.place, start.shared.moments, generator)
     return _Learnt(_on_cpu(model.state_dict()), moments, len(site.ecgs), loss)

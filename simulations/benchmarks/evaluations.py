@@ -20,7 +20,7 @@ from simulations.audit.shadows.central import CentralRecipe
 from simulations.audit.shadows.pool import cores
 from simulations.audit.shadows.training import train_shadows
 from simulations.benchmarks.harness import Pair, Way
-from simulations.benchmarks.processes import fresh_process, python
+from simulations.benchmarks.processes import fresh_process, lavq
 from simulations.benchmarks.setting import Setting
 from simulations.inprocess import run_in_process
 from simulations.run_evaluation import evaluate_run
@@ -88,8 +88,7 @@ def seconds_of_a_personal_detector(setting: Setting, rounds: int, *own: str) -> 
     """Call ``lavq personalize`` in fresh processes, on models of the preset ``ptbxl``: s each, start included."""
     one = ("federation.sites=1", "federation.min_sites=1", "partition.scheme=iid")
     _, run = _trained(setting, "preset=ptbxl", *one, *own)
-    asked = ["personalize", str(_HEALTHY), "--run", str(run.root), "--out", str(setting.fresh("personal"))]
-    command = python(f"from lavq_core.cli.main import main; raise SystemExit(main({asked!r}))")
+    command = lavq("personalize", str(_HEALTHY), "--run", str(run.root), "--out", str(setting.fresh("personal")))
     return [fresh_process(command).seconds for _ in range(rounds)]
 
 

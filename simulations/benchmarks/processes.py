@@ -62,8 +62,13 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+def lavq(*arguments: str) -> list[str]:
+    """Make the command that calls this checkout's ``lavq`` in a fresh interpreter."""
+    return python(f"from lavq_core.cli.main import main; raise SystemExit(main({list(arguments)!r}))")
+
+
 BARE = python("pass")  # the interpreter's own start
-HELP = python("from lavq_core.cli.main import main; raise SystemExit(main(['--help']))")
+HELP = lavq("--help")
 IMPORT = python("import lavq_core")
 FIRST_USE = python("import lavq_core; lavq_core.load_run, lavq_core.read_ecg, lavq_core.write_ecg")
 
